@@ -1,0 +1,217 @@
+// Package relay copies both directions of a stream between two connections and keeps TCP's manners while it does: an end of one
+// direction is passed on as an end of that direction, a failure is passed on as a failure and never as a clean end, and what went
+// through is counted while it goes.
+//
+// It knows nothing of identities, policies or the tunnel's messages, and it starts nothing that outlives the call: when Copy or
+// CopyPackets returns, both connections are closed and no goroutine is left.
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ErrIdle is the cause of a copy that ended because no byte moved for the idle time-out.
+var ErrIdle = errors.New("idle time-out")
+
+// Conn is one end of a relayed stream. Read, Write and the closing methods may be called at the same time.
+type Conn interface {
+	io.Reader // io.EOF only for a clean end by the peer
+	io.Writer
+
+	// CloseWrite ends the direction towards the peer cleanly (TCP: FIN). Reading goes on.
+	CloseWrite() error
+
+	// Abort ends both directions at once; the peer sees a reset and never a clean end. It unblocks Read and Write, may be called
+	// more than once (the first cause counts), and does not wait for the peer.
+	Abort(cause error)
+
+	// Close releases the connection. Copy calls it when both directions have ended cleanly; what was written is still delivered.
+	Close() error
+}
+
+// AbortNotifier is offered by a Conn that learns of the peer's abort while nobody reads. Copy needs it for the case where a
+// direction is blocked in a write to the other side, and for a peer that aborts after its clean end.
+type AbortNotifier interface {
+	// OnAbort arranges that f runs once, on a goroutine of its own, when the peer has aborted or the connection was lost; at
+	// once if that has happened already. stop withdraws f and reports whether it did so before f was started.
+	OnAbort(f func(cause error)) (stop func() bool)
+}
+
+// BuffersWriter is what the writer given to a Conn's WriteTo offers beside Write: several pieces in one system call where the
+// other side can do that. The pieces are consumed as with net.Buffers.
+type BuffersWriter interface {
+	WriteBuffers(pieces *[][]byte) (int64, error)
+}
+
+// Side names one of the two connections of a copy.
+type Side uint8
+
+// The sides of a copy. SideLocal stands for a copy that its own caller or its idle time-out ended.
+const (
+	SideNone Side = iota
+	SideA
+	SideB
+	SideLocal
+)
+
+// String is "a", "b", "local" or "none".
+func (s Side) String() string {
+	return [...]string{"none", "a", "b", "local"}[s&3]
+}
+
+// Meter counts a copy while it runs. Its zero value is ready; it is safe for concurrent use.
+type Meter struct {
+	aToB, bToA atomic.Int64
+	active     atomic.Int64 // unix nanoseconds of the last byte
+}
+
+// Bytes returns the payload bytes delivered so far in each direction.
+func (m *Meter) Bytes() (aToB, bToA int64) { return m.aToB.Load(), m.bToA.Load() }
+
+// LastActive is the time of the last byte, zero before the first.
+func (m *Meter) LastActive() time.Time {
+	if n := m.active.Load(); n != 0 {
+		return time.Unix(0, n)
+	}
+	return time.Time{}
+}
+
+// Options adjust a copy. The zero value copies without an idle time-out.
+type Options struct {
+	IdleTimeout time.Duration // optional; 0 is none. No byte in either direction for that long aborts both sides with ErrIdle.
+	Meter       *Meter        // optional; receives the counts while the copy runs
+}
+
+// Result is what a copy came to.
+type Result struct {
+	AtoB, BtoA int64 // payload bytes delivered to b and to a
+	Duration   time.Duration
+	Cause      error // nil when both directions ended cleanly; else what was passed to Abort on both sides
+	By         Side  // the side that failed, or that ended first when Cause is nil; SideLocal for ctx and the idle time-out
+}
+
+// Copy relays between a and b until both directions have ended, one side fails, the idle time-out passes, or ctx is done (then
+// both sides are aborted with context.Cause). It closes both connections and returns when nothing of it runs any more.
+func Copy(ctx context.Context, a, b Conn, opts Options) Result {
+	c := newCopier(opts, func(cause error) { a.Abort(cause); b.Abort(cause) })
+	defer watchAbort(c, a, SideA)()
+	defer watchAbort(c, b, SideB)()
+	stop := c.watch(ctx)
+
+	var others sync.WaitGroup
+	others.Go(func() { c.pump(a, b, &c.meter.aToB, SideA) })
+	c.pump(b, a, &c.meter.bToA, SideB)
+	others.Wait()
+
+	stop()
+	res := c.result()
+	if res.Cause == nil {
+		_ = a.Close() // both directions have ended; nothing is lost by an error here
+		_ = b.Close()
+	}
+	return res
+}
+
+func watchAbort(c *copier, conn Conn, side Side) func() bool {
+	n, ok := conn.(AbortNotifier)
+	if !ok {
+		return func() bool { return false }
+	}
+	return n.OnAbort(func(cause error) { c.end(side, cause) })
+}
+
+// copier is the state that both directions of one copy share.
+type copier struct {
+	meter *Meter
+	start time.Time
+	idle  time.Duration
+	abort func(cause error)
+	done  chan struct{} // closed when the copy is over for a reason other than two clean ends
+	left  atomic.Int32  // directions that still run
+
+	mu    sync.Mutex
+	ended bool
+	cause error
+	by    Side
+	timer *time.Timer
+}
+
+func newCopier(opts Options, abort func(error)) *copier {
+	m := opts.Meter
+	if m == nil {
+		m = new(Meter)
+	}
+	c := &copier{meter: m, start: time.Now(), idle: opts.IdleTimeout, abort: abort, done: make(chan struct{})}
+	c.left.Store(2)
+	return c
+}
+
+// watch ends the copy when ctx or the idle time-out says so, until stop is called.
+func (c *copier) watch(ctx context.Context) (stop func()) {
+	stopCtx := context.AfterFunc(ctx, func() { c.end(SideLocal, context.Cause(ctx)) })
+	if c.idle > 0 {
+		c.mu.Lock()
+		c.timer = time.AfterFunc(c.idle, c.checkIdle)
+		c.mu.Unlock()
+	}
+	return func() {
+		stopCtx()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.ended = true
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+	}
+}
+
+func (c *copier) checkIdle() {
+	quiet := time.Since(c.start)
+	if last := c.meter.LastActive(); !last.IsZero() {
+		quiet = min(quiet, time.Since(last))
+	}
+	if quiet >= c.idle {
+		c.end(SideLocal, ErrIdle)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ended {
+		c.timer.Reset(c.idle - quiet)
+	}
+}
+
+// end aborts both sides with cause. Only the first call counts.
+func (c *copier) end(by Side, cause error) {
+	c.mu.Lock()
+	if c.ended {
+		c.mu.Unlock()
+		return
+	}
+	c.ended, c.cause, c.by = true, cause, by
+	c.mu.Unlock()
+	close(c.done)
+	c.abort(cause)
+}
+
+// finished notes a clean end of the direction from side.
+func (c *copier) finished(side Side) (last bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.by == SideNone {
+		c.by = side
+	}
+	return c.left.Add(-1) == 0
+}
+
+func (c *copier) result() Result {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	aToB, bToA := c.meter.Bytes()
+	return Result{AtoB: aToB, BtoA: bToA, Duration: time.Since(c.start), Cause: c.cause, By: c.by}
+}

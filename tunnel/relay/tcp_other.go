@@ -1,0 +1,13 @@
+//go:build !unix
+
+package relay
+
+import "io"
+
+// WriteTo copies to w until the peer's clean end.
+func (t *tcpConn) WriteTo(w io.Writer) (int64, error) {
+	return copyPooled(w, t.conn)
+}
+
+// waitReset is not known here: a reset after the peer's clean end is seen by the next write.
+func (t *tcpConn) waitReset() error { return nil }
