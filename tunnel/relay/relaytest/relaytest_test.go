@@ -1,0 +1,5 @@
+package relaytest
+
+import "testing"
+
+func TestPlainConnection(t *testing.T) { Run(t, Pair) }
