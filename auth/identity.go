@@ -110,7 +110,7 @@ func (id Identity) validateText() error {
 
 // Years outside this range overflow something on the way (UnixMilli, JSON numbers, ASN.1 times).
 var (
-	minTime = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	minTime = time.Date(1970, 1, 2, 0, 0, 0, 0, time.UTC)
 	maxTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 )
 
