@@ -1,0 +1,262 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+// Spec describes a connection that is added.
+type Spec struct {
+	Identity auth.Identity // required; from the verified certificate only
+	Serial   auth.Serial   // required; of that certificate
+	NotAfter time.Time     // required; when the certificate expires
+	Deadline time.Time     // optional; when the session ends, whatever is renewed
+	Remote   netip.AddrPort
+	Client   string // what the client says of itself; for people only
+	Lane     int
+
+	// Warn is optional. It is called once when the end is near, again after each renewal, and must not block.
+	Warn func(end time.Time)
+}
+
+// Session is one connection. A person's session, in the sense of a login, may have several. It is safe for concurrent use.
+type Session struct {
+	registry  *Registry
+	id        uint64
+	user      *user
+	userID    auth.UserID
+	sessionID auth.SessionID
+	remote    netip.AddrPort
+	client    string
+	lane      int
+	since     time.Time
+	warn      func(time.Time)
+	ctx       context.Context
+	cancel    context.CancelCauseFunc
+	rate      *rate.Limiter
+
+	epoch     atomic.Uint64 // counts changes of this session
+	open      atomic.Int64
+	undecided atomic.Int64
+
+	mu       sync.Mutex
+	identity auth.Identity
+	serials  []auth.Serial // every certificate it ran under, the newest last
+	notAfter time.Time
+	deadline time.Time
+	warned   bool
+	removed  bool
+	nextID   uint64
+	streams  map[uint64]*Stream
+	bytesIn  int64 // of streams that are over
+	bytesOut int64
+}
+
+func newSession(ctx context.Context, r *Registry, spec Spec) *Session {
+	ctx, cancel := context.WithCancelCause(ctx)
+	return &Session{
+		registry: r, userID: spec.Identity.UserID(), sessionID: spec.Identity.Session,
+		remote: spec.Remote, client: spec.Client, lane: spec.Lane, since: r.now(), warn: spec.Warn,
+		ctx: ctx, cancel: cancel, rate: limiter(r.limits.OpensPerSession),
+		identity: spec.Identity, serials: []auth.Serial{spec.Serial}, notAfter: spec.NotAfter, deadline: spec.Deadline,
+		streams: make(map[uint64]*Stream),
+	}
+}
+
+// Context is done when the session was cut; context.Cause is then the *wire.Termination to tell the peer.
+func (s *Session) Context() context.Context { return s.ctx }
+
+// Identity is whom the session runs under now.
+func (s *Session) Identity() auth.Identity {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.identity
+}
+
+// Serial is the serial number of the certificate that the session goes by now.
+func (s *Session) Serial() auth.Serial {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.serials[len(s.serials)-1]
+}
+
+// NotAfter is when the certificate that the session goes by expires.
+func (s *Session) NotAfter() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.notAfter
+}
+
+// Deadline is when the session ends, whatever is renewed; zero if it is not known.
+func (s *Session) Deadline() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deadline
+}
+
+// End cuts the session and all of its streams; only the first reason counts, and only the first call returns true.
+func (s *Session) End(t *wire.Termination) bool {
+	if s.ctx.Err() != nil {
+		return false
+	}
+	s.cancel(t)
+	return context.Cause(s.ctx) == error(t)
+}
+
+// Remove takes the session out of the register when its connection is gone. Streams that are still registered are cut. It may be
+// called more than once.
+func (s *Session) Remove() {
+	s.cancel(errGone)
+	s.mu.Lock()
+	s.removed = true
+	s.mu.Unlock()
+	s.registry.remove(s)
+}
+
+var errGone = errors.New("connection lost")
+
+// Errors of Renew.
+var (
+	ErrOtherIdentity = errors.New("the certificate belongs to another user, device or session")
+	ErrNotLater      = errors.New("the certificate does not expire later than the one in use")
+)
+
+// Renewal is a renewed certificate, verified, of the key that the connection was made with.
+type Renewal struct {
+	Identity auth.Identity
+	Serial   auth.Serial
+	NotAfter time.Time
+	Deadline time.Time // optional; zero leaves the deadline as it is
+}
+
+// Renew makes the session run under a renewed certificate and has its streams decided again under the claims of that. User,
+// session, device, kind of login and time of authentication must be the same, and the expiry later.
+func (s *Session) Renew(n Renewal) error {
+	s.mu.Lock()
+	if err := s.checkRenewalLocked(n); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.identity, s.notAfter, s.warned = n.Identity, n.NotAfter, false
+	s.serials = append(s.serials, n.Serial)
+	if !n.Deadline.IsZero() {
+		s.deadline = n.Deadline
+	}
+	s.mu.Unlock()
+	s.Redecide()
+	return nil
+}
+
+func (s *Session) checkRenewalLocked(n Renewal) error {
+	was, is := s.identity, n.Identity
+	same := is.UserID() == s.userID && is.Session == was.Session && is.Device == was.Device && is.Provider == was.Provider &&
+		is.Login == was.Login && is.AuthTime.Equal(was.AuthTime)
+	if !same {
+		return ErrOtherIdentity
+	}
+	if !n.NotAfter.After(s.notAfter) {
+		return ErrNotLater
+	}
+	if err := context.Cause(s.ctx); err != nil {
+		return fmt.Errorf("the session is over: %w", err)
+	}
+	return nil
+}
+
+// Redecide has the streams of this session decided again, as Registry.Redecide does for all.
+func (s *Session) Redecide() int {
+	s.epoch.Add(1)
+	return s.recheck()
+}
+
+func (s *Session) recheck() int {
+	n := 0
+	for _, st := range s.list() {
+		if st.recheck == nil || st.ctx.Err() != nil {
+			continue
+		}
+		if err := st.recheck(); err != nil {
+			st.Cut(err)
+			n++
+		}
+	}
+	return n
+}
+
+func (s *Session) list() []*Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*Stream, 0, len(s.streams))
+	for _, st := range s.streams {
+		list = append(list, st)
+	}
+	return list
+}
+
+// change is a number that is another one after everything that asks for a new decision.
+func (s *Session) change() uint64 { return s.registry.epoch.Load() + s.epoch.Load() }
+
+// checkExpiry compares wall times: a monotonic reading would have stood still during a sleep.
+func (s *Session) checkExpiry(now time.Time) {
+	now = now.Round(0)
+	s.mu.Lock()
+	end, reason := s.endLocked()
+	warn := !s.warned && s.warn != nil && !now.Before(end.Add(-s.registry.warnBefore))
+	s.warned = s.warned || warn
+	s.mu.Unlock()
+	switch {
+	case end.IsZero():
+	case !now.Before(end):
+		s.End(&wire.Termination{Code: wire.TerminateExpired, Reason: reason})
+	case warn:
+		s.warn(end)
+	}
+}
+
+func (s *Session) endLocked() (end time.Time, reason string) {
+	if !s.deadline.IsZero() && !s.deadline.After(s.notAfter) {
+		return s.deadline, fmt.Sprintf("the session ended at %s; log in again", clock(s.deadline))
+	}
+	return s.notAfter, fmt.Sprintf("the certificate expired at %s and was not renewed; log in again", clock(s.notAfter))
+}
+
+func clock(t time.Time) string { return t.UTC().Format("15:04:05 UTC") }
+
+func (s *Session) matches(f Filter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := s.identity
+	any := f.All || f.User != "" || f.Session != "" || f.Device != "" || f.Serial != "" || f.Group != ""
+	return any &&
+		(f.User == "" || f.User == s.userID) &&
+		(f.Session == "" || f.Session == s.sessionID) &&
+		(f.Device == "" || f.Device == id.Device) &&
+		(f.Serial == "" || slices.Contains(s.serials, f.Serial)) &&
+		(f.Group == "" || slices.Contains(id.Groups, f.Group)) &&
+		(f.Provider == "" || f.Provider == id.Provider) &&
+		(f.IssuedBefore.IsZero() || id.IssuedAt.Before(f.IssuedBefore))
+}
+
+// Filter selects sessions: every field that is set must match. The zero Filter selects none.
+type Filter struct {
+	All      bool
+	User     auth.UserID
+	Session  auth.SessionID
+	Device   auth.DeviceID
+	Serial   auth.Serial // any certificate that the session ran under, so that a lock covers renewals
+	Group    string
+	Provider string // narrows the others, a group above all
+
+	IssuedBefore time.Time // narrows the others to certificates issued before
+}
