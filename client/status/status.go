@@ -152,3 +152,10 @@ func (s Status) Final() bool {
 		return false
 	}
 }
+
+// Error says that something could not be done because the client is not
+// connected. Callers find it with errors.As and branch on its Status.
+type Error struct{ Status Status }
+
+// Error returns the status' headline.
+func (e *Error) Error() string { return e.Status.Headline() }
