@@ -1,0 +1,173 @@
+package forward
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/culvert-vpn/culvert/internal/localnet"
+	"github.com/culvert-vpn/culvert/internal/testenv"
+	"github.com/culvert-vpn/culvert/tunnel/relay"
+	"github.com/culvert-vpn/culvert/tunnel/relay/relaytest"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+const patience = 20 * time.Second
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// start serves a forward until the test ends.
+func start(t testing.TB, cfg Config) *Forward {
+	t.Helper()
+	cfg.Logger = testenv.Logger(t)
+	if cfg.Listen == "" {
+		cfg.Listen = "127.0.0.1:0"
+	}
+	f, err := Listen(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- f.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return f
+}
+
+// A forwarded connection keeps TCP's manners: the same cases as over a plain one.
+func TestForwardBehavesLikeTCP(t *testing.T) {
+	relaytest.Run(t, func(t testing.TB) (client, service *net.TCPConn) {
+		accepted := make(chan *net.TCPConn, 1)
+		f := start(t, Config{
+			Target: wire.ServiceTarget(wire.KindTCP, "wiki"),
+			Dial: func(context.Context, wire.Target) (relay.Conn, error) {
+				dialed, peer := relaytest.Pair(t)
+				accepted <- peer
+				return relay.TCP(dialed), nil
+			},
+		})
+		conn, err := net.Dial("tcp", f.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn.(*net.TCPConn), <-accepted
+	})
+}
+
+func TestARefusalResetsTheConnectionAndIsTold(t *testing.T) {
+	refusal := &wire.Refusal{Code: wire.CodeDenied, Reason: "sales only", Reference: "ABC"}
+	told := make(chan error, 1)
+	f := start(t, Config{
+		Target:    wire.ServiceTarget(wire.KindTCP, "payroll"),
+		Dial:      func(context.Context, wire.Target) (relay.Conn, error) { return nil, refusal },
+		OnRefused: func(err error) { told <- err },
+	})
+	conn, err := net.Dial("tcp", f.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("the program read %v, want a reset: an end would look like an empty answer", err)
+	}
+	if err := <-told; !errors.Is(err, error(refusal)) {
+		t.Errorf("told %v, want the refusal", err)
+	}
+}
+
+// udpEcho answers each datagram with itself on a stream that keeps boundaries.
+func udpEcho(t testing.TB) DialFunc {
+	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 65535)
+		for {
+			n, from, err := server.ReadFromUDP(buf)
+			if err != nil {
+				return
+			}
+			_, _ = server.WriteToUDP(buf[:n], from)
+		}
+	}()
+	t.Cleanup(func() { server.Close(); <-done })
+	return func(ctx context.Context, target wire.Target) (relay.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "udp", server.LocalAddr().String())
+		if err != nil {
+			return nil, err
+		}
+		return packetStream{conn}, nil
+	}
+}
+
+type packetStream struct{ net.Conn }
+
+func (packetStream) CloseWrite() error { return nil }
+func (p packetStream) Abort(error)     { _ = p.Close() }
+
+func TestUDPKeepsBoundariesAndSources(t *testing.T) {
+	f := start(t, Config{Target: wire.ServiceTarget(wire.KindUDP, "dns"), Dial: udpEcho(t)})
+	for client := range 3 {
+		conn, err := net.Dial("udp", f.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		for _, size := range []int{1, 512, 1400, 9000} {
+			want := bytes.Repeat([]byte{byte('a' + client)}, size)
+			if _, err := conn.Write(want); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, 65535)
+			n, err := conn.Read(got)
+			if err != nil || !bytes.Equal(got[:n], want) {
+				t.Errorf("client %d, %d bytes: got %d bytes, %v", client, size, n, err)
+			}
+		}
+	}
+}
+
+func TestListenRefusesOtherAddressesThanLoopback(t *testing.T) {
+	_, err := Listen(Config{Target: wire.ServiceTarget(wire.KindTCP, "wiki"), Listen: "0.0.0.0:0", Logger: testenv.Logger(t),
+		Dial: func(context.Context, wire.Target) (relay.Conn, error) { return nil, nil }})
+	if !errors.Is(err, localnet.ErrNotLoopback) {
+		t.Errorf("Listen on 0.0.0.0: %v, want ErrNotLoopback", err)
+	}
+}
+
+func TestListenStableGivesWayToWhoHasThePort(t *testing.T) {
+	cfg := Config{Target: wire.ServiceTarget(wire.KindTCP, "wiki"), Logger: testenv.Logger(t),
+		Dial: func(context.Context, wire.Target) (relay.Conn, error) { return nil, nil }}
+	name := t.TempDir() // a name of this run alone, so that nothing else has its port
+	first, taken, err := ListenStable(cfg, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if taken == nil && first.Addr().(*net.TCPAddr).Port != StablePort(name) {
+		t.Errorf("listens on %v, want port %d", first.Addr(), StablePort(name))
+	}
+	second, taken, err := ListenStable(cfg, name)
+	if err != nil || taken == nil {
+		t.Fatalf("while the port is taken: err %v, taken %v", err, taken)
+	}
+	_ = second.Close()
+}
