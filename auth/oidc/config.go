@@ -273,12 +273,6 @@ func (c ProviderConfig) Validate() error {
 	if c.Skew < 0 || c.Skew > maxSkew {
 		p.add("skew", "%s is not between 0s and %s", c.Skew, maxSkew)
 	}
-	if c.RefreshIdentity == RefreshIntrospect && c.GroupsSource == GroupsFromIDToken {
-		// Introspection responses carry what the provider puts there; the operator must have thought of groups.
-		if c.Claims.Groups == "" {
-			p.add("claims.groups", "must be named for refresh_identity introspect")
-		}
-	}
 	return p.err()
 }
 
