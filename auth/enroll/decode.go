@@ -37,9 +37,6 @@ func checkJSON(data []byte) error {
 	var stack []*level
 	for {
 		tok, err := dec.Token()
-		if errors.Is(err, io.EOF) && dec.InputOffset() > 0 && len(stack) == 0 {
-			return nil
-		}
 		if err != nil {
 			return fmt.Errorf("not JSON: %w", err)
 		}

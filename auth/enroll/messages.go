@@ -50,7 +50,7 @@ type Discovery struct {
 	Versions    []int            `json:"versions"`
 	TrustDomain auth.TrustDomain `json:"trust_domain"`
 	// Gateway is the id of the gateway that answered.
-	Gateway string `json:"gateway"`
+	Gateway auth.GatewayID `json:"gateway"`
 	// Tunnel is the host:port of the tunnel; empty means that of the URL.
 	Tunnel    string                `json:"tunnel,omitempty"`
 	Providers []oidc.ClientSettings `json:"providers"`
@@ -82,11 +82,11 @@ type ClientInfo struct {
 // LoginRequest exchanges an ID token of the authorization code flow.
 type LoginRequest struct {
 	// Provider is the name from the discovery document.
-	Provider string `json:"provider"`
-	IDToken  string `json:"id_token"`
+	Provider string      `json:"provider"`
+	IDToken  oidc.Secret `json:"id_token"`
 	// AccessToken is sent only where the provider's settings say that groups
 	// come from userinfo.
-	AccessToken string `json:"access_token,omitempty"`
+	AccessToken oidc.Secret `json:"access_token,omitempty"`
 	// Salt is the secret half of the nonce; see [Nonce].
 	Salt []byte `json:"salt"`
 	// CSR is a PKCS #10 request in DER. Only its key counts.
@@ -112,8 +112,8 @@ type RenewRequest struct {
 	Provider string `json:"provider"`
 	// IDToken is the refreshed one. It is empty where the provider's
 	// refresh_identity is introspect or userinfo; AccessToken counts then.
-	IDToken     string `json:"id_token,omitempty"`
-	AccessToken string `json:"access_token,omitempty"`
+	IDToken     oidc.Secret `json:"id_token,omitempty"`
+	AccessToken oidc.Secret `json:"access_token,omitempty"`
 	// Certificate is the leaf to renew in DER; it may have expired.
 	Certificate []byte `json:"certificate"`
 	Challenge   []byte `json:"challenge"`
@@ -133,10 +133,10 @@ type DeviceRequest struct {
 // DeviceReply is what the person has to do elsewhere (RFC 8628 section 3.2).
 type DeviceReply struct {
 	// ID names this login in polls. It is a secret.
-	ID                      string `json:"id"`
-	UserCode                string `json:"user_code"`
-	VerificationURI         string `json:"verification_uri"`
-	VerificationURIComplete string `json:"verification_uri_complete,omitempty"`
+	ID                      oidc.Secret `json:"id"`
+	UserCode                string      `json:"user_code"`
+	VerificationURI         string      `json:"verification_uri"`
+	VerificationURIComplete string      `json:"verification_uri_complete,omitempty"`
 	// Interval is the least time between two polls, in seconds.
 	Interval int       `json:"interval"`
 	Expires  time.Time `json:"expires"`
@@ -144,7 +144,7 @@ type DeviceReply struct {
 
 // DevicePollRequest asks whether a device login was confirmed.
 type DevicePollRequest struct {
-	ID string `json:"id"`
+	ID oidc.Secret `json:"id"`
 	// Signature is made by the certificate request's key.
 	Signature []byte `json:"signature"`
 }
@@ -170,5 +170,5 @@ type Response struct {
 	Time time.Time `json:"time"`
 	// RefreshToken comes with the certificate of a device login, which the
 	// client did not get its tokens from.
-	RefreshToken string `json:"refresh_token,omitempty"`
+	RefreshToken oidc.Secret `json:"refresh_token,omitempty"`
 }

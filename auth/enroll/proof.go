@@ -138,18 +138,18 @@ func (r *RenewRequest) Verify(pub crypto.PublicKey) error {
 }
 
 func (r *RenewRequest) proofFields() [][]byte {
-	id, access := sha256.Sum256([]byte(r.IDToken)), sha256.Sum256([]byte(r.AccessToken))
+	id, access := sha256.Sum256([]byte(r.IDToken.Reveal())), sha256.Sum256([]byte(r.AccessToken.Reveal()))
 	return [][]byte{r.Challenge, id[:], access[:], []byte(r.Provider), r.Certificate}
 }
 
 // Sign sets the signature of a poll with the key of the certificate request.
 func (r *DevicePollRequest) Sign(key crypto.Signer) error {
-	sig, err := sign(key, contextPoll, []byte(r.ID))
+	sig, err := sign(key, contextPoll, []byte(r.ID.Reveal()))
 	r.Signature = sig
 	return err
 }
 
 // Verify checks the signature of a poll; pub is the certificate request's key.
 func (r *DevicePollRequest) Verify(pub crypto.PublicKey) error {
-	return verify(pub, r.Signature, contextPoll, []byte(r.ID))
+	return verify(pub, r.Signature, contextPoll, []byte(r.ID.Reveal()))
 }
