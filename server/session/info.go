@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -45,6 +46,7 @@ func (r *Registry) List() []Info {
 	for _, s := range sessions {
 		list = append(list, s.Info())
 	}
+	slices.SortFunc(list, func(a, b Info) int { return cmp.Compare(a.ID, b.ID) })
 	return list
 }
 
@@ -63,7 +65,7 @@ func (s *Session) Info() Info {
 		info.BytesOut += si.BytesOut
 		info.Streams = append(info.Streams, si)
 	}
-	slices.SortFunc(info.Streams, func(a, b StreamInfo) int { return int(a.ID) - int(b.ID) })
+	slices.SortFunc(info.Streams, func(a, b StreamInfo) int { return cmp.Compare(a.ID, b.ID) })
 	return info
 }
 

@@ -9,6 +9,7 @@ package session
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -135,15 +136,11 @@ func (r *Registry) remove(s *Session) {
 	}
 }
 
-// all returns the sessions of this moment in the order in which they came.
+// all returns the sessions of this moment, in no order.
 func (r *Registry) all() []*Session {
 	r.mu.Lock()
-	list := make([]*Session, 0, len(r.sessions))
-	for _, s := range r.sessions {
-		list = append(list, s)
-	}
+	list := slices.Collect(maps.Values(r.sessions))
 	r.mu.Unlock()
-	slices.SortFunc(list, func(a, b *Session) int { return int(a.id) - int(b.id) })
 	return list
 }
 

@@ -56,7 +56,6 @@ type Session struct {
 	notAfter time.Time
 	deadline time.Time
 	warned   bool
-	removed  bool
 	nextID   uint64
 	streams  map[uint64]*Stream
 	bytesIn  int64 // of streams that are over
@@ -118,9 +117,6 @@ func (s *Session) End(t *wire.Termination) bool {
 // called more than once.
 func (s *Session) Remove() {
 	s.cancel(errGone)
-	s.mu.Lock()
-	s.removed = true
-	s.mu.Unlock()
 	s.registry.remove(s)
 }
 
