@@ -16,7 +16,6 @@ import (
 	"golang.org/x/net/idna"
 
 	"github.com/culvert-vpn/culvert/auth"
-	"github.com/culvert-vpn/culvert/internal/durable"
 )
 
 const (
@@ -35,8 +34,8 @@ type HTTPS struct {
 	leaf renewing
 }
 
-// SelfIssuedHTTPS opens the authority in dir, and makes it (https-ca.key, https-ca.crt, mode 0600) when neither
-// file is there. hosts are the DNS names and IP addresses under which people reach the gateway, at least one.
+// SelfIssuedHTTPS opens the authority in dir, a folder of its own, and makes it (https-ca.key, https-ca.crt, mode
+// 0600) when the folder is empty or not there. hosts are the DNS names and IP addresses under which people reach the gateway, at least one.
 // The leaf's key never leaves memory.
 func SelfIssuedHTTPS(dir string, hosts []string) (*HTTPS, error) {
 	names, err := parseHosts(hosts)
@@ -88,10 +87,8 @@ func loadHTTPS(dir string) (*HTTPS, error) {
 	return &HTTPS{cert: cert, key: key}, nil
 }
 
+// createHTTPS makes the folder with both files or not at all.
 func createHTTPS(dir string) (*HTTPS, error) {
-	if err := durable.MkdirPrivate(dir); err != nil {
-		return nil, err
-	}
 	key, err := newKey()
 	if err != nil {
 		return nil, err
@@ -103,10 +100,9 @@ func createHTTPS(dir string) (*HTTPS, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = writeCerts(filepath.Join(dir, httpsCertFile), cert)
-	if err == nil {
-		err = writeKey(filepath.Join(dir, httpsKeyFile), key)
-	}
+	err = createDir(dir, func(tmp string) error {
+		return errors.Join(writeKey(filepath.Join(tmp, httpsKeyFile), key), writeCerts(filepath.Join(tmp, httpsCertFile), cert))
+	})
 	return &HTTPS{cert: cert, key: key}, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"math/big"
@@ -55,7 +56,7 @@ func (a *Authority) IssueClient(ctx context.Context, p ClientProfile) (*Issued, 
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	t.URIs = []*url.URL{p.Identity.SPIFFEID(a.trustDomain)}
 	t.ExtraExtensions = append(t.ExtraExtensions, ext)
-	return a.issue(ctx, t, p.PublicKey, func(cert *x509.Certificate) error { return a.lintClient(cert, p) })
+	return a.issue(ctx, t, p.PublicKey, func(cert *x509.Certificate) error { return a.lintClient(cert, ext) })
 }
 
 // IssueGateway issues this gateway's own server certificate for the tunnel, valid for [GatewayLife] or until the
@@ -167,12 +168,13 @@ func lintExtensions(cert *x509.Certificate) error {
 	return nil
 }
 
-func (a *Authority) lintClient(cert *x509.Certificate, p ClientProfile) error {
+// lintClient reads the identity as a gateway would, and compares what it read with what was asked for.
+func (a *Authority) lintClient(cert *x509.Certificate, want pkix.Extension) error {
 	id, err := auth.FromCertificate(cert, a.trustDomain)
 	if err != nil {
 		return err
 	}
-	if id.UserID() != p.Identity.UserID() || id.Session != p.Identity.Session || id.Device != p.Identity.Device {
+	if got, err := auth.Embed(id); err != nil || !bytes.Equal(got.Value, want.Value) {
 		return errors.New("identity read back differs from the one asked for")
 	}
 	if life := cert.NotAfter.Sub(cert.NotBefore); life > MaxClientLife {
