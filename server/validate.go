@@ -1,0 +1,305 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/culvert-vpn/culvert/auth/oidc"
+)
+
+// A Fault is one setting that cannot be used.
+type Fault struct {
+	Where   string // "gateway.yaml:3:1", "environment CULVERT_GATEWAY_…", or the file's name
+	Key     string // "tls.mode"
+	Problem string // what is wrong and what to do
+}
+
+func (f *Fault) Error() string {
+	if f.Where == "" {
+		return f.Key + ": " + f.Problem
+	}
+	return f.Where + ": " + f.Key + ": " + f.Problem
+}
+
+type faults struct {
+	cfg  *Config
+	list []error
+}
+
+// add notes a fault of key, with the place that set it.
+func (f *faults) add(key, format string, args ...any) {
+	where := f.cfg.origins[key]
+	if where == "" {
+		where = f.cfg.file
+	}
+	f.list = append(f.list, &Fault{where, key, fmt.Sprintf(format, args...)})
+}
+
+func (f *faults) oneOf(key, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		f.add(key, "%q is not one of %s", value, strings.Join(allowed, ", "))
+	}
+}
+
+func (f *faults) between(key string, value, low, high time.Duration) {
+	if value < low || value > high {
+		f.add(key, "%s is not between %s and %s", value, low, high)
+	}
+}
+
+func (f *faults) positive(key string, value int) {
+	if value < 1 {
+		f.add(key, "%d is no limit; set a number of at least 1", value)
+	}
+}
+
+// Validate reports everything that is wrong (errors.Join of *Fault and of the
+// providers' errors), or nil. It opens no file and no socket. A configuration
+// without a provider is valid: the gateway starts, and says at /readyz that
+// nobody can log in.
+func (c *Config) Validate() error {
+	f := &faults{cfg: c}
+	f.identity(c)
+	f.addresses(c)
+	f.tls(&c.TLS)
+	f.times(c)
+	f.limits(&c.Limits)
+	f.dial(&c.Dial)
+	f.providers(c.Providers)
+	f.oneOf("policy.source", c.Policy.Source, "file")
+	if c.Policy.File == "" {
+		f.add("policy.file", "is missing; name the file with the access rules")
+	}
+	f.positive("audit.max_file", c.Audit.MaxFile)
+	f.positive("audit.min_free", c.Audit.MinFree)
+	f.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	f.oneOf("log.format", c.Log.Format, "text", "json")
+	return errors.Join(f.list...)
+}
+
+var dnsName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// validHost accepts an address or a lower-case ASCII DNS name.
+func validHost(s string) bool {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return addr.Zone() == ""
+	}
+	return len(s) <= 253 && dnsName.MatchString(s)
+}
+
+func (f *faults) identity(c *Config) {
+	switch {
+	case c.Hostname == "":
+		f.add("hostname", "is missing; set the name that clients use, such as vpn.corp.example")
+	case !validHost(c.Hostname):
+		f.add("hostname", "%q is neither a lower-case DNS name nor an address", c.Hostname)
+	}
+	switch {
+	case c.TrustDomain == "":
+		f.add("trust_domain", "is missing; set the name that \"culvert-gateway init\" made the CA for, such as corp.example")
+	case len(c.TrustDomain) > 253 || !dnsName.MatchString(c.TrustDomain):
+		f.add("trust_domain", "%q is no lower-case DNS name", c.TrustDomain)
+	}
+	if c.StateDir == "" {
+		f.add("state_dir", "is missing; name the folder for the database and the audit log")
+	}
+	if c.CADir == "" {
+		f.add("ca_dir", "is missing; name the folder that \"culvert-gateway init\" put the CA into")
+	}
+	if c.Database != "" && !strings.HasPrefix(c.Database, "sqlite:///") {
+		f.add("database", "only sqlite:///ABSOLUTE/PATH is supported by this version")
+	}
+}
+
+func (f *faults) addresses(c *Config) {
+	if _, _, err := splitListen(c.Listen); err != nil {
+		f.add("listen", "%v", err)
+	}
+	if c.Tunnel != "" && !validEndpoint(c.Tunnel) {
+		f.add("tunnel", "%q is not host:port, such as vpn.corp.example:443", c.Tunnel)
+	}
+	if c.PublicURL != "" {
+		u, err := url.Parse(c.PublicURL)
+		if err != nil || u.Scheme != "https" || !validHost(u.Hostname()) || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
+			f.add("public_url", "%q is not of the form https://HOST[:PORT]", c.PublicURL)
+		}
+	}
+	f.metrics(&c.Metrics)
+}
+
+func (f *faults) metrics(m *MetricsConfig) {
+	if m.UnsafeListen != "" {
+		if _, _, err := splitListen(m.UnsafeListen); err != nil {
+			f.add("metrics.unsafe_listen", "%v", err)
+		}
+	}
+	if m.Listen == "" {
+		return
+	}
+	host, _, err := splitListen(m.Listen)
+	if err != nil {
+		f.add("metrics.listen", "%v", err)
+		return
+	}
+	if addr, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !addr.Unmap().IsLoopback()) {
+		f.add("metrics.listen", "%q is not a loopback address: whoever reaches it reads user counts without a login. "+
+			"Use 127.0.0.1:9464, or metrics.unsafe_listen (flag --unsafe-metrics-listen) if that is what you want", m.Listen)
+	}
+}
+
+// splitListen takes "HOST:PORT" or ":PORT" apart.
+func splitListen(s string) (host, port string, err error) {
+	host, port, err = net.SplitHostPort(s)
+	if err != nil {
+		return "", "", fmt.Errorf("%q is not ADDRESS:PORT or :PORT, such as :443", s)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return "", "", fmt.Errorf("%q has no port between 0 and 65535", s)
+	}
+	if host != "" && !validHost(host) {
+		return "", "", fmt.Errorf("%q has neither an address nor a name before the port", s)
+	}
+	return host, port, nil
+}
+
+func validEndpoint(s string) bool {
+	host, port, err := splitListen(s)
+	return err == nil && host != "" && port != "0"
+}
+
+func (f *faults) tls(t *TLSConfig) {
+	f.oneOf("tls.mode", t.Mode, "self", "files", "acme")
+	for _, name := range t.Names {
+		if !validHost(name) {
+			f.add("tls.names", "%q is neither a lower-case DNS name nor an address", name)
+		}
+	}
+	switch t.Mode {
+	case "files":
+		if t.Certificate == "" {
+			f.add("tls.certificate", "is missing; tls.mode files needs the PEM file with the chain, leaf first")
+		}
+		if t.Key == "" {
+			f.add("tls.key", "is missing; tls.mode files needs the PEM file with the private key")
+		}
+	case "acme":
+		f.acme(&t.ACME)
+	}
+}
+
+func (f *faults) acme(a *ACMEConfig) {
+	if !a.AgreeTerms {
+		f.add("tls.acme.agree_terms", "must be true: the authority issues only to those who agree to its terms")
+	}
+	if u, err := url.Parse(a.Directory); err != nil || u.Scheme != "https" || u.Host == "" {
+		f.add("tls.acme.directory", "%q is not an https:// address", a.Directory)
+	}
+	if f.cfg.Hostname != "" {
+		if _, err := netip.ParseAddr(f.cfg.Hostname); err == nil {
+			f.add("tls.mode", "acme needs a DNS name as hostname, not the address %s", f.cfg.Hostname)
+		}
+	}
+}
+
+func (f *faults) times(c *Config) {
+	f.between("drain_timeout", c.DrainTimeout, 0, 24*time.Hour)
+	f.between("certificates.ttl", c.Certificates.TTL, time.Minute, 24*time.Hour)
+	f.between("certificates.session", c.Certificates.Session, c.Certificates.TTL, 31*24*time.Hour)
+	f.between("certificates.renewal_max_token_age", c.Certificates.RenewalMaxTokenAge, 30*time.Second, time.Hour)
+	for _, group := range c.Groups.Keep {
+		if group == "" || strings.Contains(strings.Trim(group, "*"), "*") {
+			f.add("groups.keep", "%q: write a group's name, with * at its start or end for any text", group)
+		}
+	}
+}
+
+func (f *faults) limits(l *LimitsConfig) {
+	for _, v := range []struct {
+		key   string
+		value int
+	}{
+		{"connections", l.Connections}, {"https", l.HTTPS}, {"handshakes", l.Handshakes},
+		{"handshakes_per_address", l.HandshakesPerAddress}, {"connection_rate", l.ConnectionRate},
+		{"connection_burst", l.ConnectionBurst}, {"sessions_per_user", l.SessionsPerUser},
+		{"streams_per_session", l.StreamsPerSession}, {"streams_per_user", l.StreamsPerUser},
+		{"streams", l.Streams}, {"enrolment_rate", l.EnrolmentRate},
+	} {
+		f.positive("limits."+v.key, v.value)
+	}
+	f.between("limits.handshake_timeout", l.HandshakeTimeout, 100*time.Millisecond, time.Minute)
+}
+
+func (f *faults) dial(d *DialConfig) {
+	f.between("dial.timeout", d.Timeout, 100*time.Millisecond, 2*time.Minute)
+	if d.Resolver != "" {
+		if _, err := netip.ParseAddrPort(d.Resolver); err != nil {
+			f.add("dial.resolver", "%q is not ADDRESS:PORT, such as 10.0.0.53:53", d.Resolver)
+		}
+	}
+	for _, network := range d.Refuse {
+		if _, err := netip.ParsePrefix(network); err != nil {
+			f.add("dial.refuse", "%q is no network, such as 10.99.0.0/16", network)
+		}
+	}
+}
+
+func (f *faults) providers(providers []oidc.ProviderConfig) {
+	if len(providers) == 0 {
+		return
+	}
+	err := oidc.ValidateProviders(providers)
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, one := range joined.Unwrap() {
+			f.provider(one)
+		}
+	} else if err != nil {
+		f.provider(err)
+	}
+}
+
+// provider places the text "providers[1]: …" at the entry's line.
+func (f *faults) provider(err error) {
+	key, problem, ok := strings.Cut(err.Error(), ": ")
+	if !ok || !strings.HasPrefix(key, "providers") {
+		key, problem = "providers", err.Error()
+	}
+	for line := range strings.SplitSeq(problem, "\n") {
+		f.add(key, "%s", line)
+	}
+}
+
+// databaseURL is Database, or the SQLite file in the state folder.
+func (c *Config) databaseURL() string {
+	if c.Database != "" {
+		return c.Database
+	}
+	return "sqlite://" + filepath.ToSlash(filepath.Join(c.StateDir, "gateway.db"))
+}
+
+// publicURL is what people type, given the port that is really listened on.
+func (c *Config) publicURL(port int) string {
+	switch {
+	case c.PublicURL != "":
+		return strings.TrimRight(c.PublicURL, "/")
+	case port == 443:
+		return "https://" + bracketed(c.Hostname)
+	default:
+		return "https://" + net.JoinHostPort(c.Hostname, strconv.Itoa(port))
+	}
+}
+
+func bracketed(host string) string {
+	if strings.Contains(host, ":") {
+		return "[" + host + "]"
+	}
+	return host
+}

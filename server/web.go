@@ -1,0 +1,159 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+)
+
+// The bounds of one HTTPS request. Enrolment bodies are below 128 KiB and their
+// handler waits for the provider, which has bounds of its own.
+const (
+	webReadHeader = 5 * time.Second
+	webRead       = 20 * time.Second
+	webWrite      = 60 * time.Second
+	webIdle       = 60 * time.Second
+	webMaxHeader  = 32 << 10
+	webMaxStreams = 32 // HTTP/2 requests at once on a connection
+)
+
+// rootPage is what a person sees who opens the address in a browser.
+const rootPage = `<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Culvert gateway</title>
+<h1>Culvert gateway</h1>
+<p>This is a Culvert gateway: it takes employees to the internal services that
+they may reach. There is nothing to see here in a browser.</p>
+<p>To log in, run this on your computer:</p>
+<pre>culvert login https://THIS-ADDRESS</pre>
+<p>Your administrator knows the address and gives you the program.</p>
+</html>
+`
+
+// newWebServer serves the HTTPS side of the one port. Connections come with
+// their handshake done.
+func newWebServer(log *slog.Logger, handler http.Handler) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: webReadHeader,
+		ReadTimeout:       webRead,
+		WriteTimeout:      webWrite,
+		IdleTimeout:       webIdle,
+		MaxHeaderBytes:    webMaxHeader,
+		Protocols:         protocols,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: webMaxStreams},
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// webHandler routes the HTTPS side: enrolment takes its own paths, the rest is
+// health and a page that says what this is.
+func webHandler(log *slog.Logger, h *health, enrolment http.Handler, panics func()) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/.well-known/culvert", enrolment)
+	mux.Handle("/v1/", enrolment)
+	mux.HandleFunc("GET /healthz", serveLive)
+	mux.HandleFunc("GET /readyz", h.serveReady)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = w.Write([]byte(rootPage))
+	})
+	return guarded(log, panics, secured(mux))
+}
+
+// secured sets the headers that keep a browser from doing anything with an
+// answer but show it.
+func secured(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		header := w.Header()
+		header.Set("Strict-Transport-Security", "max-age=31536000")
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("X-Frame-Options", "DENY")
+		header.Set("Referrer-Policy", "no-referrer")
+		header.Set("Cache-Control", "no-store")
+		header.Set("Cross-Origin-Resource-Policy", "same-origin")
+		header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+		next.ServeHTTP(w, req)
+	})
+}
+
+// guarded turns a panic into a 500 and a log line: one bad request must not
+// take the tunnels of everybody with it.
+func guarded(log *slog.Logger, panics func(), next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+				panic(v)
+			}
+			panics()
+			log.Error("panic in an HTTPS request", "path", req.URL.Path, "panic", v, "stack", string(debug.Stack()))
+			http.Error(w, "internal error; the gateway's log has the cause", http.StatusInternalServerError)
+		}()
+		next.ServeHTTP(w, req)
+	})
+}
+
+// A web is the HTTPS side: its server, the queue that feeds it, and how many
+// connections it has.
+type web struct {
+	server *http.Server
+	queue  *connQueue
+	max    int64
+	open   atomic.Int64
+	done   func() // told when a connection has gone
+}
+
+func newWeb(server *http.Server, addr net.Addr, max int, done func()) *web {
+	w := &web{server: server, queue: newConnQueue(addr), max: int64(max), done: done}
+	server.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed || state == http.StateHijacked {
+			w.release()
+		}
+	}
+	return w
+}
+
+func (w *web) release() {
+	w.open.Add(-1)
+	w.done()
+}
+
+// take hands a connection to the server. When it is false, the caller still
+// owns the connection.
+func (w *web) take(conn net.Conn) bool {
+	if w.open.Add(1) > w.max || !w.queue.push(conn) {
+		w.open.Add(-1)
+		return false
+	}
+	return true
+}
+
+// serve runs until shutdown or close.
+func (w *web) serve() error {
+	if err := w.server.Serve(w.queue); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// shutdown waits for running requests until ctx ends, then closes them.
+func (w *web) shutdown(ctx context.Context) error {
+	err := w.server.Shutdown(ctx)
+	_ = w.queue.Close()
+	if err != nil {
+		_ = w.server.Close()
+	}
+	return err
+}
