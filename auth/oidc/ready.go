@@ -3,16 +3,18 @@ package oidc
 import (
 	"bytes"
 	"context"
+	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
+	"github.com/go-jose/go-jose/v4"
 
 	"github.com/culvert-vpn/culvert/internal/backoff"
 )
@@ -21,7 +23,8 @@ const (
 	rediscover = time.Hour
 	keysFresh  = 5 * time.Second
 	maxKeys    = 100
-	maxModulus = 8192 / 8 * 4 / 3 // base64 of an RSA modulus of 8192 bits, as crypto/tls accepts
+	maxKeySize = 32 << 10
+	maxModulus = 8192 // bits; what crypto/tls accepts
 )
 
 // Verifier is the gateway's side of one provider: it decides what a token proves. It discovers the provider
@@ -228,8 +231,9 @@ func (t *keyTransport) fetch(req *http.Request) ([]byte, *http.Response, error) 
 	return body, nil, err
 }
 
-// filterKeys drops symmetric keys (they have no place in a public set), RSA keys whose size alone would burn
-// CPU, and keys for encryption.
+// filterKeys keeps the public signature keys that can be used, at most maxKeys. One key of an unknown type must
+// not cost the others; a symmetric key has no place in a public set; and an RSA key of absurd size would burn
+// CPU with every token.
 func filterKeys(body []byte) ([]byte, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -237,23 +241,23 @@ func filterKeys(body []byte) ([]byte, error) {
 	if err := json.Unmarshal(body, &set); err != nil {
 		return nil, errors.New("the key set is not JSON")
 	}
-	kept := []json.RawMessage{}
-	for _, raw := range set.Keys {
-		var key struct {
-			Type    string `json:"kty"`
-			Use     string `json:"use"`
-			Modulus string `json:"n"`
-			Exp     string `json:"e"`
-		}
-		if json.Unmarshal(raw, &key) != nil || key.Use == "enc" || strings.EqualFold(key.Type, "oct") ||
-			len(key.Modulus) > maxModulus+8 || len(key.Exp) > 8 {
-			continue
-		}
-		kept = append(kept, raw)
+	if len(set.Keys) > maxKeys {
+		return nil, fmt.Errorf("the key set has %d keys; at most %d are accepted", len(set.Keys), maxKeys)
 	}
-	if len(kept) > maxKeys {
-		return nil, fmt.Errorf("the key set has %d keys; at most %d are accepted", len(kept), maxKeys)
+	set.Keys = slices.DeleteFunc(set.Keys, func(raw json.RawMessage) bool { return !usableKey(raw) })
+	if set.Keys == nil {
+		set.Keys = []json.RawMessage{}
 	}
-	set.Keys = kept
 	return json.Marshal(set)
+}
+
+func usableKey(raw json.RawMessage) bool {
+	var key jose.JSONWebKey
+	if len(raw) > maxKeySize || key.UnmarshalJSON(raw) != nil || !key.IsPublic() || !key.Valid() || key.Use == "enc" {
+		return false
+	}
+	if public, isRSA := key.Key.(*rsa.PublicKey); isRSA {
+		return public.N.BitLen() <= maxModulus
+	}
+	return true
 }
