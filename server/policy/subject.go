@@ -1,0 +1,172 @@
+package policy
+
+import (
+	"encoding/binary"
+	"slices"
+	"sync/atomic"
+
+	"github.com/culvert-vpn/culvert/auth"
+)
+
+// A Subject is an identity as the policy sees it. Make one per session, and a new one when a renewal
+// changes the identity; it adapts itself to a new policy. It is safe for concurrent use. A nil Subject
+// is nobody and is allowed nothing.
+type Subject struct {
+	id    auth.Identity
+	email string // ASCII letters in lower case
+	view  atomic.Pointer[view]
+}
+
+// NewSubject returns the subject for a verified identity.
+func NewSubject(id auth.Identity) *Subject {
+	id.Groups = slices.Clone(id.Groups)
+	return &Subject{id: id, email: lowerASCII(id.Email)}
+}
+
+// Identity returns what the subject was made from; its slices are read-only.
+func (sub *Subject) Identity() auth.Identity { return sub.id }
+
+// A view is a policy seen by one subject: a verdict for each service. It never changes.
+type view struct {
+	set           *Set
+	verdicts      []verdict
+	groupsUnknown bool // the provider did not say which groups
+	emailIgnored  bool // a rule names the e-mail address, but it is not trusted
+}
+
+// A verdict is the rule that decides and how it does: rule<<3 | kind. Zero: no rule.
+type verdict uint32
+
+const (
+	verdictNone      verdict = iota
+	verdictAllow             // an allow matched
+	verdictDeny              // a deny matched
+	verdictDenyGroup         // a deny by group, and the groups are unknown
+	verdictDenyEmail         // a deny by an e-mail address that is not trusted
+)
+
+func newVerdict(rule int32, kind verdict) verdict { return verdict(rule)<<3 | kind }
+
+func (v verdict) kind() verdict { return v & 7 }
+func (v verdict) rule() int     { return int(v >> 3) }
+func (v verdict) denies() bool  { return v.kind() >= verdictDeny }
+
+// A match lists the rules that apply to a subject, by ascending index.
+type match struct {
+	certain []int32 // they match
+	byGroup []int32 // their denies apply because the groups are unknown
+	byEmail []int32 // their denies apply although the e-mail address is not trusted
+}
+
+// viewOf returns the subject's view of this policy, made at its first use.
+func (s *Set) viewOf(sub *Subject) *view {
+	if sub == nil {
+		return &view{set: s, verdicts: make([]verdict, len(s.doc.Services))}
+	}
+	if v := sub.view.Load(); v != nil && v.set == s {
+		return v
+	}
+	m := s.match(sub)
+	build := func() *view { return s.buildView(m, !sub.id.GroupsKnown) }
+	v := s.views.share(m.key(!sub.id.GroupsKnown), build)
+	sub.view.Store(v)
+	return v
+}
+
+func (s *Set) match(sub *Subject) match {
+	var m match
+	p := sub.id.Provider
+	add := func(list *[]int32, found []int32) { *list = append(*list, found...) }
+	add(&m.certain, s.everyone[""])
+	add(&m.certain, s.byUser[userKey{"", true, sub.id.Subject}])
+	if p != "" {
+		add(&m.certain, s.everyone[p])
+		add(&m.certain, s.byUser[userKey{p, true, sub.id.Subject}])
+	}
+	if sub.email != "" {
+		list := &m.byEmail
+		if sub.id.EmailTrusted {
+			list = &m.certain
+		}
+		add(list, s.byUser[userKey{"", false, sub.email}])
+		add(list, s.byUser[userKey{p, false, sub.email}])
+	}
+	s.matchGroups(sub, &m)
+	for _, list := range []*[]int32{&m.certain, &m.byGroup, &m.byEmail} {
+		slices.Sort(*list)
+		*list = slices.Compact(*list)
+	}
+	return m
+}
+
+func (s *Set) matchGroups(sub *Subject, m *match) {
+	p := sub.id.Provider
+	if !sub.id.GroupsKnown {
+		m.byGroup = append(slices.Clone(s.groupDeny[""]), s.groupDeny[p]...)
+		return
+	}
+	for _, g := range sub.id.Groups {
+		m.certain = append(m.certain, s.byGroup[groupKey{"", g}]...)
+		if p != "" {
+			m.certain = append(m.certain, s.byGroup[groupKey{p, g}]...)
+		}
+	}
+}
+
+// key identifies the view that a match leads to.
+func (m match) key(groupsUnknown bool) string {
+	n := len(m.certain) + len(m.byGroup) + len(m.byEmail) + 3
+	b := make([]byte, 0, 4*n)
+	for _, list := range [][]int32{m.certain, m.byGroup, m.byEmail} {
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(list)))
+		for _, i := range list {
+			b = binary.LittleEndian.AppendUint32(b, uint32(i))
+		}
+	}
+	if groupsUnknown {
+		b = append(b, 1)
+	}
+	return string(b)
+}
+
+func (s *Set) buildView(m match, groupsUnknown bool) *view {
+	v := &view{set: s, verdicts: make([]verdict, len(s.doc.Services)), groupsUnknown: groupsUnknown}
+	for _, i := range m.certain {
+		v.apply(s.rules[i].deny, newVerdict(i, verdictDeny))
+	}
+	for _, i := range m.byGroup {
+		v.apply(s.rules[i].deny, newVerdict(i, verdictDenyGroup))
+	}
+	for _, i := range m.byEmail {
+		v.apply(s.rules[i].deny, newVerdict(i, verdictDenyEmail))
+		v.emailIgnored = v.emailIgnored || len(s.rules[i].allow) > 0
+	}
+	for _, i := range m.certain {
+		v.apply(s.rules[i].allow, newVerdict(i, verdictAllow))
+	}
+	return v
+}
+
+// apply gives a verdict to the services that have none yet. The order of the calls is what makes a
+// deny win, a certain one name itself before a doubtful one, and the first rule of the file decide.
+func (v *view) apply(lists [][]int32, verdict verdict) {
+	for _, list := range lists {
+		for _, svc := range list {
+			if v.verdicts[svc] == verdictNone {
+				v.verdicts[svc] = verdict
+			}
+		}
+	}
+}
+
+// lowerASCII folds the letters A to Z only: Unicode folding would make some other letters equal to
+// ASCII ones (U+212A KELVIN SIGN is a k), and another person's address equal to ours.
+func lowerASCII(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}
