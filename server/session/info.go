@@ -50,12 +50,25 @@ func (r *Registry) List() []Info {
 	return list
 }
 
+// Bytes returns the payload bytes from and to all clients since the start, those of open streams included.
+func (r *Registry) Bytes() (in, out int64) {
+	sessions := r.all()
+	in, out = r.goneIn.Load(), r.goneOut.Load()
+	for _, s := range sessions {
+		for _, st := range s.list() {
+			i, o := st.meter.Bytes()
+			in, out = in+i, out+o
+		}
+	}
+	return in, out
+}
+
 // Info returns the session as it is now.
 func (s *Session) Info() Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	info := Info{
-		ID: s.id, Identity: s.identity, User: s.userID, Serial: s.serials[len(s.serials)-1], Remote: s.remote,
+		ID: s.id, Identity: *s.identity, User: s.userID, Serial: s.serials[len(s.serials)-1], Remote: s.remote,
 		Client: s.client, Lane: s.lane, Since: s.since, NotAfter: s.notAfter, Deadline: s.deadline,
 		BytesIn: s.bytesIn, BytesOut: s.bytesOut, Streams: make([]StreamInfo, 0, len(s.streams)),
 	}

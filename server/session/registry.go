@@ -41,6 +41,8 @@ type Registry struct {
 
 	epoch   atomic.Uint64 // counts changes that touch every session
 	streams atomic.Int64
+	goneIn  atomic.Int64 // bytes of streams that are over
+	goneOut atomic.Int64
 	sweep   sync.Mutex // one sweep at a time
 
 	mu       sync.Mutex

@@ -51,7 +51,7 @@ type Session struct {
 	undecided atomic.Int64
 
 	mu       sync.Mutex
-	identity auth.Identity
+	identity *auth.Identity
 	serials  []auth.Serial // every certificate it ran under, the newest last
 	notAfter time.Time
 	deadline time.Time
@@ -68,7 +68,7 @@ func newSession(ctx context.Context, r *Registry, spec Spec) *Session {
 		registry: r, userID: spec.Identity.UserID(), sessionID: spec.Identity.Session,
 		remote: spec.Remote, client: spec.Client, lane: spec.Lane, since: r.now(), warn: spec.Warn,
 		ctx: ctx, cancel: cancel, rate: limiter(r.limits.OpensPerSession),
-		identity: spec.Identity, serials: []auth.Serial{spec.Serial}, notAfter: spec.NotAfter, deadline: spec.Deadline,
+		identity: &spec.Identity, serials: []auth.Serial{spec.Serial}, notAfter: spec.NotAfter, deadline: spec.Deadline,
 		streams: make(map[uint64]*Stream),
 	}
 }
@@ -76,8 +76,8 @@ func newSession(ctx context.Context, r *Registry, spec Spec) *Session {
 // Context is done when the session was cut; context.Cause is then the *wire.Termination to tell the peer.
 func (s *Session) Context() context.Context { return s.ctx }
 
-// Identity is whom the session runs under now.
-func (s *Session) Identity() auth.Identity {
+// Identity is whom the session runs under now. It is read-only, and another pointer after every renewal.
+func (s *Session) Identity() *auth.Identity {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.identity
@@ -144,7 +144,7 @@ func (s *Session) Renew(n Renewal) error {
 		s.mu.Unlock()
 		return err
 	}
-	s.identity, s.notAfter, s.warned = n.Identity, n.NotAfter, false
+	s.identity, s.notAfter, s.warned = &n.Identity, n.NotAfter, false
 	s.serials = append(s.serials, n.Serial)
 	if !n.Deadline.IsZero() {
 		s.deadline = n.Deadline

@@ -155,6 +155,8 @@ func (st *Stream) Close() {
 	s.bytesIn += in
 	s.bytesOut += out
 	s.mu.Unlock()
+	s.registry.goneIn.Add(in)
+	s.registry.goneOut.Add(out)
 	s.open.Add(-1)
 	s.user.streams.Add(-1)
 	s.registry.streams.Add(-1)
