@@ -1,0 +1,194 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/culvert-vpn/culvert/auth/mtls"
+)
+
+// The pauses after an Accept that failed: there is no point in trying at full
+// speed while the process has no file descriptor left.
+const (
+	acceptPauseMin = 5 * time.Millisecond
+	acceptPauseMax = time.Second
+	warnEvery      = 10 * time.Second
+)
+
+// A front is the one port: it accepts, bounds what strangers can hold, does the
+// TLS handshake and hands the connection to the tunnel or the HTTPS side,
+// according to what was negotiated and verified.
+type front struct {
+	log        *slog.Logger
+	listener   net.Listener
+	tls        *tls.Config
+	timeout    time.Duration // of one handshake
+	max        int64         // open connections
+	rates      *addressRates
+	handshakes *handshakes
+	web        *web
+	// tunnel serves a tunnel connection until it has ended.
+	tunnel  func(ctx context.Context, sock net.Conn, secure *tls.Conn)
+	metrics *metrics
+
+	open    atomic.Int64
+	closing atomic.Bool
+	conns   sync.WaitGroup // the goroutines of handshakes and tunnels
+	warned  throttle
+}
+
+// serve accepts until the listener is closed. Connections live on behind it;
+// ctx is theirs.
+func (f *front) serve(ctx context.Context) error {
+	pause := acceptPauseMin
+	for {
+		conn, err := f.listener.Accept()
+		switch {
+		case err == nil:
+			pause = acceptPauseMin
+			f.admit(ctx, conn)
+		case f.closing.Load() || errors.Is(err, net.ErrClosed):
+			return nil
+		default:
+			f.metrics.acceptErrors.Inc()
+			if f.warned.ok() {
+				f.log.Error("cannot accept connections; trying again (a higher limit of open files may be needed)", "error", err)
+			}
+			if !sleep(ctx, pause) {
+				return nil
+			}
+			pause = min(2*pause, acceptPauseMax)
+		}
+	}
+}
+
+// stop closes the listener; what is accepted goes on.
+func (f *front) stop() error {
+	if f.closing.Swap(true) {
+		return nil
+	}
+	return f.listener.Close()
+}
+
+// admit applies the caps that need no TLS.
+func (f *front) admit(ctx context.Context, conn net.Conn) {
+	key := addressKey(conn.RemoteAddr())
+	switch {
+	case !f.rates.allow(key):
+		f.refuse(conn, "rate")
+	case f.open.Add(1) > f.max:
+		f.open.Add(-1)
+		f.refuse(conn, "connections")
+	default:
+		pending := f.handshakes.add(conn, key)
+		f.conns.Go(func() { f.handle(ctx, conn, pending) })
+	}
+}
+
+func (f *front) refuse(conn net.Conn, limit string) {
+	f.metrics.refused.WithLabelValues(limit).Inc()
+	_ = conn.Close()
+	if f.warned.ok() {
+		f.log.Warn("connections are turned away", "limit", limit, "remote", conn.RemoteAddr())
+	}
+}
+
+// released counts a connection that has gone.
+func (f *front) released() { f.open.Add(-1) }
+
+// handle owns conn until the HTTPS side has taken it.
+func (f *front) handle(ctx context.Context, conn net.Conn, pending *handshake) {
+	taken := false
+	defer func() {
+		if v := recover(); v != nil {
+			f.metrics.panics.Inc()
+			f.log.Error("panic in a connection", "remote", conn.RemoteAddr(), "panic", v, "stack", string(debug.Stack()))
+		}
+		f.handshakes.done(pending)
+		if !taken {
+			_ = conn.Close()
+			f.released()
+		}
+	}()
+	sock := conn
+	secure := tls.Server(sock, f.tls)
+	if !f.handshake(ctx, secure) {
+		return
+	}
+	f.handshakes.done(pending)
+	state := secure.ConnectionState()
+	switch {
+	case mtls.IsTunnel(state):
+		f.tunnel(ctx, sock, secure)
+	case state.NegotiatedProtocol == acmeALPN:
+		// The authority has seen the challenge's certificate; that was all.
+	default:
+		taken = f.web.take(secure)
+		if !taken {
+			f.metrics.refused.WithLabelValues("https").Inc()
+		}
+	}
+}
+
+func (f *front) handshake(ctx context.Context, conn *tls.Conn) bool {
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	start := time.Now()
+	err := conn.HandshakeContext(ctx)
+	if err != nil {
+		f.metrics.handshakes.WithLabelValues(handshakeResult(ctx, err)).Inc()
+		f.log.Debug("TLS handshake failed", "remote", conn.RemoteAddr(), "error", err)
+		return false
+	}
+	f.metrics.handshakes.WithLabelValues("ok").Inc()
+	f.metrics.handshakeSeconds.Observe(time.Since(start).Seconds())
+	return true
+}
+
+func handshakeResult(ctx context.Context, err error) string {
+	switch {
+	case ctx.Err() != nil:
+		return "timeout"
+	case errors.Is(err, net.ErrClosed):
+		return "displaced"
+	default:
+		return "failed"
+	}
+}
+
+// sleep waits for d, and is false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// A throttle lets a log line through every warnEvery, so that a flood of
+// connections is no flood of lines. The zero value lets the first one through.
+type throttle struct {
+	mu   sync.Mutex
+	last time.Time
+}
+
+func (t *throttle) ok() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if !t.last.IsZero() && now.Sub(t.last) < warnEvery {
+		return false
+	}
+	t.last = now
+	return true
+}
