@@ -1,0 +1,236 @@
+package store
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/culvert-vpn/culvert/auth"
+)
+
+// An Issuance is one enrolment that has been verified and may become a
+// certificate. All fields but those marked are required.
+type Issuance struct {
+	// Token is the key under which the token is redeemed once.
+	Token string
+	// TokenExpires is when the token can no longer be presented; the
+	// redemption is kept longer than that.
+	TokenExpires  time.Time
+	TokenIssuedAt time.Time
+	// Key is the hash of the key that the certificate is for.
+	Key  KeyHash
+	User User
+	// Groups and GroupsKnown are what locks on groups are held against.
+	Groups      []string
+	GroupsKnown bool
+	// Renewal says that Session.ID exists; otherwise Session becomes a new one,
+	// with Created set by the store.
+	Renewal bool
+	Session Session
+	// Undated says that a renewal's token has no date of its own, so that it
+	// need not be newer than the last one. Optional.
+	Undated bool
+	// Sign makes the certificate. It is called at most once, inside the
+	// transaction: what it makes is in the inventory before anybody gets it,
+	// or is lost. at is the database's clock.
+	Sign func(at time.Time, s Session) (Certificate, error)
+}
+
+// Issued is the outcome of an issuance.
+type Issued struct {
+	Certificate Certificate
+	Session     Session
+	// Repeated says that the token had been redeemed for this key before, and
+	// the certificate is the one from then.
+	Repeated bool
+	At       time.Time
+}
+
+// Issue redeems the token and records session, user and certificate, all or
+// nothing. Of any number of calls with one token, in any number of processes,
+// one makes a certificate; the others get the same one if their key is the same.
+//
+// Errors: ErrRedeemed, ErrSessionEnded, ErrWrongKey, ErrTokenOld, ErrNotFound
+// (no such session), *LockedError, ErrUnavailable, and those of Sign.
+func (s *Store) Issue(ctx context.Context, in Issuance) (Issued, error) {
+	var out Issued
+	err := s.inTx(ctx, func(tx *tx) error {
+		n, err := tx.execCount(ctx, claimToken, in.Token, in.Key, millis(tx.now), millis(in.TokenExpires))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			out, err = tx.repeat(ctx, in)
+			return err
+		}
+		out, err = tx.issue(ctx, in)
+		return err
+	})
+	return out, err
+}
+
+// issue makes the certificate of a token that is redeemed for the first time.
+func (t *tx) issue(ctx context.Context, in Issuance) (Issued, error) {
+	session, err := t.sessionFor(ctx, in)
+	if err != nil {
+		return Issued{}, err
+	}
+	if err := t.refuseLocked(ctx, in, session); err != nil {
+		return Issued{}, err
+	}
+	cert, err := in.Sign(t.now, session)
+	if err != nil {
+		return Issued{}, err
+	}
+	cert.Session = session.ID
+	if err := t.putCertificate(ctx, cert); err != nil {
+		return Issued{}, err
+	}
+	if err := t.exec(ctx, fillRedemption, in.Token, session.ID, cert.Serial); err != nil {
+		return Issued{}, err
+	}
+	return Issued{Certificate: cert, Session: session, At: t.now}, nil
+}
+
+// sessionFor begins a session, or takes the row of the one to renew.
+func (t *tx) sessionFor(ctx context.Context, in Issuance) (Session, error) {
+	if err := t.exec(ctx, upsertUser, in.User.ID, in.User.Issuer, in.User.Subject, in.User.Provider,
+		in.User.Name, in.User.Email, millis(t.now)); err != nil {
+		return Session{}, err
+	}
+	if in.Renewal {
+		return t.renew(ctx, in)
+	}
+	s := in.Session
+	s.User, s.Issuer, s.Subject = in.User.ID, in.User.Issuer, in.User.Subject
+	s.Key, s.TokenIssuedAt, s.Created = in.Key, in.TokenIssuedAt, t.now
+	if !s.Live(t.now) {
+		return Session{}, ErrSessionEnded
+	}
+	return s, t.exec(ctx, insertSession, s.ID, s.User, s.Device, s.Provider, s.Login, s.Key, s.Nonce, s.Client,
+		millis(s.AuthTime), millis(s.Created), millis(s.Deadline), millis(s.TokenIssuedAt))
+}
+
+// renew checks the session again, now that its row is held: it may have been
+// ended, locked or renewed since the caller looked.
+func (t *tx) renew(ctx context.Context, in Issuance) (Session, error) {
+	s, err := one(ctx, t, scanSession, sessionByID+t.dialect.forUpdate, in.Session.ID)
+	switch {
+	case err != nil:
+		return Session{}, err
+	case s.User != in.User.ID || s.Key != in.Key:
+		return Session{}, ErrWrongKey
+	case !s.Live(t.now):
+		return Session{}, ErrSessionEnded
+	case in.Undated:
+		return s, nil
+	case !in.TokenIssuedAt.After(s.TokenIssuedAt):
+		return Session{}, ErrTokenOld
+	}
+	s.TokenIssuedAt = in.TokenIssuedAt
+	return s, t.exec(ctx, renewSession, s.ID, millis(s.TokenIssuedAt))
+}
+
+// repeat answers a token that was redeemed before.
+func (t *tx) repeat(ctx context.Context, in Issuance) (Issued, error) {
+	var key KeyHash
+	var session, serial string
+	if err := t.QueryRowContext(ctx, selectRedemption, in.Token).Scan(&key, &session, &serial); err != nil {
+		return Issued{}, unavailable("read the redemption", err)
+	}
+	if key != in.Key || (in.Renewal && session != string(in.Session.ID)) {
+		return Issued{}, ErrRedeemed
+	}
+	cert, err := one(ctx, t, scanCertificate, certificateBySerial, serial)
+	if errors.Is(err, ErrNotFound) {
+		return Issued{}, ErrRedeemed // long ago: the inventory no longer has it
+	}
+	if err != nil {
+		return Issued{}, err
+	}
+	s, err := one(ctx, t, scanSession, sessionByID, session)
+	if err != nil {
+		return Issued{}, err
+	}
+	if !s.Live(t.now) {
+		return Issued{}, ErrSessionEnded
+	}
+	if !t.now.Before(cert.NotAfter) {
+		return Issued{}, ErrRedeemed
+	}
+	if err := t.refuseLocked(ctx, in, s); err != nil {
+		return Issued{}, err
+	}
+	return Issued{Certificate: cert, Session: s, Repeated: true, At: t.now}, nil
+}
+
+// refuseLocked looks for a lock that covers the session. A lock compares with
+// the session's beginning, so that renewals do not step over it.
+func (t *tx) refuseLocked(ctx context.Context, in Issuance, s Session) error {
+	locks, err := all(ctx, t, scanLock, selectLocks, millis(t.now))
+	if err != nil {
+		return err
+	}
+	subject := LockSubject{
+		User: s.User, Device: s.Device, Session: s.ID, Provider: s.Provider,
+		Groups: in.Groups, GroupsKnown: in.GroupsKnown, IssuedAt: s.Created,
+	}
+	for _, l := range locks {
+		if l.Covers(subject, t.now) {
+			return &LockedError{Lock: l}
+		}
+	}
+	return nil
+}
+
+func (t *tx) putCertificate(ctx context.Context, c Certificate) error {
+	if c.Serial == "" || len(c.Chain) == 0 {
+		return errors.New("a certificate without a serial or a chain cannot enter the inventory")
+	}
+	var session any // NULL for a gateway's own
+	if c.Session != "" {
+		session = string(c.Session)
+	}
+	var chain []byte
+	for _, der := range c.Chain {
+		chain = append(chain, der...)
+	}
+	return t.exec(ctx, insertCertificate, c.Serial, c.Kind, session, c.Holder, c.Fingerprint(),
+		millis(c.IssuedAt), millis(c.NotBefore), millis(c.NotAfter), chain)
+}
+
+// RecordGatewayCertificate puts a gateway's own certificate into the inventory.
+func (s *Store) RecordGatewayCertificate(ctx context.Context, c Certificate) error {
+	c.Kind, c.Session = CertificateGateway, ""
+	return s.inTx(ctx, func(tx *tx) error { return tx.putCertificate(ctx, c) })
+}
+
+// Certificate gets one entry of the inventory, or ErrNotFound.
+func (s *Store) Certificate(ctx context.Context, serial auth.Serial) (Certificate, error) {
+	return one(ctx, s.read, scanCertificate, certificateBySerial, serial)
+}
+
+// CertificatesOf lists the certificates of a session, oldest first.
+func (s *Store) CertificatesOf(ctx context.Context, id auth.SessionID) ([]Certificate, error) {
+	return all(ctx, s.read, scanCertificate, certificatesOfSession, id)
+}
+
+func scanCertificate(scan scanFunc) (Certificate, error) {
+	var c Certificate
+	var issued, before, after int64
+	var chain []byte
+	if err := scan(&c.Serial, &c.Kind, &c.Session, &c.Holder, &issued, &before, &after, &chain); err != nil {
+		return c, err
+	}
+	c.IssuedAt, c.NotBefore, c.NotAfter = fromMillis(issued), fromMillis(before), fromMillis(after)
+	certs, err := x509.ParseCertificates(chain)
+	if err != nil {
+		return c, fmt.Errorf("certificate %s: %w", c.Serial, err)
+	}
+	for _, cert := range certs {
+		c.Chain = append(c.Chain, cert.Raw)
+	}
+	return c, nil
+}

@@ -1,0 +1,62 @@
+package store
+
+import (
+	"context"
+
+	"github.com/culvert-vpn/culvert/auth"
+)
+
+// Session gets one session, or ErrNotFound.
+func (s *Store) Session(ctx context.Context, id auth.SessionID) (Session, error) {
+	return one(ctx, s.read, scanSession, sessionByID, id)
+}
+
+// LiveSessions lists up to limit sessions that may still be renewed, by id,
+// beginning behind the id after.
+func (s *Store) LiveSessions(ctx context.Context, after auth.SessionID, limit int) ([]Session, error) {
+	now, err := s.Now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return all(ctx, s.read, scanSession, liveSessions, millis(now), after, limit)
+}
+
+// EndSession ends a session for good, with the reason for the list of sessions.
+// Ending one that has ended, or never was, changes nothing.
+func (s *Store) EndSession(ctx context.Context, id auth.SessionID, reason string) error {
+	return s.inTx(ctx, func(tx *tx) error {
+		n, err := tx.execCount(ctx, endSession, id, millis(tx.now), reason)
+		if err != nil || n == 0 {
+			return err
+		}
+		return tx.changed(ctx)
+	})
+}
+
+func scanSession(scan scanFunc) (Session, error) {
+	var s Session
+	var authTime, created, deadline, tokenIssued, ended int64
+	err := scan(&s.ID, &s.User, &s.Device, &s.Provider, &s.Login, &s.Key, &s.Nonce, &s.Client,
+		&authTime, &created, &deadline, &tokenIssued, &ended, &s.EndReason, &s.Issuer, &s.Subject)
+	s.AuthTime, s.Created, s.Deadline = fromMillis(authTime), fromMillis(created), fromMillis(deadline)
+	s.TokenIssuedAt, s.Ended = fromMillis(tokenIssued), fromMillis(ended)
+	return s, err
+}
+
+// User gets one person, or ErrNotFound.
+func (s *Store) User(ctx context.Context, id auth.UserID) (User, error) {
+	return one(ctx, s.read, scanUser, userByID, id)
+}
+
+// Users lists up to limit people seen, by id, beginning behind the id after.
+func (s *Store) Users(ctx context.Context, after auth.UserID, limit int) ([]User, error) {
+	return all(ctx, s.read, scanUser, usersPage, after, limit)
+}
+
+func scanUser(scan scanFunc) (User, error) {
+	var u User
+	var first, last int64
+	err := scan(&u.ID, &u.Issuer, &u.Subject, &u.Provider, &u.Name, &u.Email, &first, &last)
+	u.FirstSeen, u.LastSeen = fromMillis(first), fromMillis(last)
+	return u, err
+}

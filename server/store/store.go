@@ -1,0 +1,242 @@
+// Package store persists what a gateway must not forget: sessions, every
+// certificate that was issued, redeemed tokens, challenges, device logins, users
+// seen, locks, and accepted policies. Its migrations are embedded and only go
+// forward.
+//
+// It does not decide who may enrol, signs nothing and knows no HTTP; those are
+// server/enroll and auth/ca. It is not the audit log, which is a file of its own.
+//
+// The database is SQLite. What PostgreSQL will need to do differently stands in
+// one place, the type dialect; every statement is written for both.
+//
+// Secrets in the database: none in the clear. Tokens are kept as hashes, a
+// device login's code and refresh token are sealed with a key that only the
+// polling client has. Whoever can write to the file can mark a redeemed token
+// as fresh or drop a lock, so it is trusted like the gateway's configuration.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/culvert-vpn/culvert/auth"
+)
+
+// Errors that callers branch on.
+var (
+	// ErrUnavailable wraps every failure of the database itself.
+	ErrUnavailable = errors.New("the database does not answer")
+	// ErrNotFound reports a record that is not there.
+	ErrNotFound = errors.New("not in the database")
+	// ErrRedeemed reports a token that was redeemed for another key.
+	ErrRedeemed = errors.New("the token was already redeemed")
+	// ErrSessionEnded reports a session that is over: past its deadline,
+	// logged out or ended by an administrator.
+	ErrSessionEnded = errors.New("the session has ended")
+	// ErrWrongKey reports a renewal for another key than the session's.
+	ErrWrongKey = errors.New("the key is not the session's")
+	// ErrTokenOld reports a token that is not newer than the last accepted.
+	ErrTokenOld = errors.New("the token is not newer than the last one accepted")
+)
+
+// A LockedError reports that a lock stands against an issuance.
+type LockedError struct{ Lock Lock }
+
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("locked by a lock on this %s: %s", e.Lock.Kind, e.Lock.Message)
+}
+
+// Options say what the database must be. TrustDomain and Logger are required.
+type Options struct {
+	// TrustDomain is recorded in a new database and compared in an old one.
+	TrustDomain auth.TrustDomain
+	// PolicySource, file or managed, likewise. Empty is neither recorded nor
+	// compared.
+	PolicySource string
+	Logger       *slog.Logger
+	// Retention keeps ended sessions and expired certificates for so long
+	// after their end; 0 means 90 days.
+	Retention time.Duration
+	// Clock replaces the database's clock in tests. Optional.
+	Clock func() time.Time
+}
+
+const defaultRetention = 90 * 24 * time.Hour
+
+// Store is an open database. It is safe for concurrent use.
+type Store struct {
+	// write has one connection on SQLite, so that writers queue here, in
+	// order, instead of spinning on the file's lock. Both are one pool on
+	// PostgreSQL.
+	write     *sql.DB
+	read      *sql.DB
+	dialect   dialect
+	log       *slog.Logger
+	retention time.Duration
+	clock     func() time.Time
+}
+
+// Open opens the database at location, and creates it when there is none:
+// sqlite:///absolute/path or sqlite:relative/path. It brings an older schema
+// up to date. It refuses, and changes nothing in, a database that is corrupt,
+// written by a newer version, of another trust domain or with another policy
+// source.
+func Open(ctx context.Context, location string, o Options) (*Store, error) {
+	if o.TrustDomain == "" || o.Logger == nil {
+		return nil, errors.New("open the database: the trust domain and a logger are required")
+	}
+	path, err := sqlitePath(location)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{dialect: sqliteDialect, log: o.Logger, retention: o.Retention, clock: o.Clock}
+	if s.retention == 0 {
+		s.retention = defaultRetention
+	}
+	if err := s.openSQLite(ctx, path); err != nil {
+		return nil, fmt.Errorf("open the database %s: %w", path, err)
+	}
+	if err := s.prepare(ctx, o); err != nil {
+		_ = s.Close()
+		return nil, fmt.Errorf("open the database %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// prepare migrates, and records or compares what the database is.
+func (s *Store) prepare(ctx context.Context, o Options) error {
+	if err := s.compareMeta(ctx, o); err != nil {
+		return err
+	}
+	if err := s.migrate(ctx); err != nil {
+		return err
+	}
+	return s.inTx(ctx, func(tx *tx) error {
+		if err := tx.exec(ctx, insertMeta, metaTrustDomain, string(o.TrustDomain)); err != nil {
+			return err
+		}
+		if o.PolicySource == "" {
+			return nil
+		}
+		return tx.exec(ctx, insertMeta, metaPolicySource, o.PolicySource)
+	})
+}
+
+const (
+	metaTrustDomain  = "trust_domain"
+	metaPolicySource = "policy_source"
+	metaChanges      = "changes"
+)
+
+// compareMeta refuses a database that belongs to another installation, before
+// anything is written to it.
+func (s *Store) compareMeta(ctx context.Context, o Options) error {
+	version, err := s.schemaVersion(ctx)
+	if err != nil || version == 0 {
+		return err
+	}
+	td, err := s.meta(ctx, metaTrustDomain)
+	if err != nil {
+		return err
+	}
+	if td != "" && td != string(o.TrustDomain) {
+		return fmt.Errorf("it belongs to the trust domain %q, and the configuration says %q: use that gateway's database, or give this one a database of its own", td, o.TrustDomain)
+	}
+	source, err := s.meta(ctx, metaPolicySource)
+	if err != nil {
+		return err
+	}
+	if source != "" && o.PolicySource != "" && source != o.PolicySource {
+		return fmt.Errorf("its policy comes from the source %q, and the configuration says %q: set policy.source back to %q", source, o.PolicySource, source)
+	}
+	return nil
+}
+
+// meta reads one entry; an absent one is empty.
+func (s *Store) meta(ctx context.Context, name string) (string, error) {
+	var value string
+	err := s.read.QueryRowContext(ctx, selectMeta, name).Scan(&value)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return value, unavailable("read meta", err)
+}
+
+// sqlitePath reads the location. A path is taken as it is written, so that
+// percent signs and question marks in it mean themselves.
+func sqlitePath(location string) (string, error) {
+	scheme, rest, ok := strings.Cut(location, ":")
+	switch {
+	case !ok || rest == "":
+		return "", fmt.Errorf("the database %q must be written as sqlite:///absolute/path", location)
+	case scheme == "postgres" || scheme == "postgresql":
+		return "", errors.New("this version keeps its state in SQLite only: write the database as sqlite:///absolute/path")
+	case scheme != "sqlite":
+		u, err := url.Parse(location)
+		if err != nil {
+			return "", errors.New("the database must be written as sqlite:///absolute/path")
+		}
+		return "", fmt.Errorf("the database %q is not SQLite: write it as sqlite:///absolute/path", u.Redacted())
+	}
+	if path, ok := strings.CutPrefix(rest, "//"); ok {
+		if !strings.HasPrefix(path, "/") {
+			return "", fmt.Errorf("the database %q has a host: write it with three slashes, sqlite:///absolute/path", location)
+		}
+		rest = path
+	}
+	return rest, nil
+}
+
+// Close waits for running statements and closes the database.
+func (s *Store) Close() error {
+	var errs []error
+	for _, db := range []*sql.DB{s.read, s.write} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Ping reports whether the database can be written to right now.
+func (s *Store) Ping(ctx context.Context) error {
+	return s.inTx(ctx, func(*tx) error { return nil })
+}
+
+// Now is the database's clock, which orders issuance and locks across gateways.
+func (s *Store) Now(ctx context.Context) (time.Time, error) {
+	if s.clock != nil {
+		return s.clock().UTC().Truncate(time.Millisecond), nil
+	}
+	return s.dialect.clock(ctx, s.read)
+}
+
+// unavailable marks a failure of the database; nil stays nil.
+func unavailable(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: %w", what, ErrUnavailable, err)
+}
+
+// millis stores a time; the zero time is 0.
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// fromMillis is its inverse.
+func fromMillis(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}

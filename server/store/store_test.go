@@ -1,0 +1,318 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/culvert-vpn/culvert/internal/testenv"
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var update = flag.Bool("update", false, "write testdata/schema.sql anew")
+
+// testClock is a clock that tests move.
+type testClock struct{ t time.Time }
+
+func (c *testClock) now() time.Time          { return c.t }
+func (c *testClock) advance(d time.Duration) { c.t = c.t.Add(d) }
+
+func newClock() *testClock { return &testClock{time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)} }
+
+func options(t *testing.T, clock *testClock) Options {
+	o := Options{TrustDomain: "corp.example", PolicySource: "file", Logger: testenv.Logger(t)}
+	if clock != nil {
+		o.Clock = clock.now
+	}
+	return o
+}
+
+func open(t *testing.T, path string, clock *testClock) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), "sqlite:"+path, options(t, clock))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func newPath(t *testing.T) string { return filepath.Join(t.TempDir(), "state", "gateway.db") }
+
+// The schema that the migrations build from nothing is the one on record, so
+// that a migration that was changed after it shipped is noticed.
+func TestMigrationsRebuildTheSchemaFromZero(t *testing.T) {
+	s := open(t, newPath(t), nil)
+	rows, err := s.read.Query(`SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE '%goose%'
+		AND name NOT LIKE 'sqlite_%' ORDER BY type DESC, name`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var got strings.Builder
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			t.Fatal(err)
+		}
+		got.WriteString(text + ";\n\n")
+	}
+	golden := filepath.Join("testdata", "schema.sql")
+	if *update {
+		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got.String()); diff != "" {
+		t.Errorf("the schema differs from testdata/schema.sql (-update writes it):\n%s", diff)
+	}
+}
+
+func TestMigrationsOnlyGoForward(t *testing.T) {
+	err := fs.WalkDir(migrations, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(migrations, path)
+		if strings.Contains(string(data), "+goose Down") {
+			t.Errorf("%s has a way back", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOpenAgainKeepsEverything(t *testing.T) {
+	path := newPath(t)
+	s := open(t, path, nil)
+	if _, err := s.AcceptPolicy(t.Context(), PolicyVersion{Digest: "d1", Source: "file"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := open(t, path, nil).Policy(t.Context(), "d1"); err != nil || p.Number != 1 {
+		t.Errorf("after reopening: %+v, %v", p, err)
+	}
+}
+
+func TestPragmasAreInForce(t *testing.T) {
+	s := open(t, newPath(t), nil)
+	for pragma, want := range map[string]string{
+		"journal_mode": "wal", "foreign_keys": "1", "synchronous": "2", "busy_timeout": "5000", "secure_delete": "1",
+	} {
+		var got string
+		if err := s.write.QueryRow("PRAGMA " + pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %q, %v; want %q", pragma, got, err, want)
+		}
+	}
+	if _, err := s.read.Exec("DELETE FROM users"); err == nil {
+		t.Error("a reading connection could write")
+	}
+}
+
+// Local and administrative surfaces: file modes, symlinks.
+func TestThreatDatabaseFilesArePrivate(t *testing.T) {
+	path := newPath(t)
+	s := open(t, path, nil)
+	if _, err := s.AcceptPolicy(t.Context(), PolicyVersion{Digest: "d"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		info, err := os.Stat(path + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %o", info.Name(), info.Mode().Perm())
+		}
+	}
+	if info, _ := os.Stat(filepath.Dir(path)); info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder has mode %o", info.Mode().Perm())
+	}
+}
+
+func TestThreatPlantedDatabaseIsRefused(t *testing.T) {
+	path := newPath(t)
+	_ = open(t, path, nil).Close()
+	link := filepath.Join(filepath.Dir(path), "link.db")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	wantOpenError(t, link, options(t, nil), "not a regular file")
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	wantOpenError(t, path, options(t, nil), "chmod 600")
+}
+
+func wantOpenError(t *testing.T, path string, o Options, want string) {
+	t.Helper()
+	before, _ := os.ReadFile(path)
+	s, err := Open(t.Context(), "sqlite:"+path, o)
+	if err == nil {
+		_ = s.Close()
+		t.Fatalf("opened; want an error with %q", want)
+	}
+	if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), filepath.Base(path)) {
+		t.Errorf("error is %q; want %q and the file's name in it", err, want)
+	}
+	if after, _ := os.ReadFile(path); string(after) != string(before) {
+		t.Error("the file was changed")
+	}
+}
+
+func TestOpenRefusesADamagedDatabase(t *testing.T) {
+	damage := map[string]func(data []byte) []byte{
+		"foreign file":   func([]byte) []byte { return []byte("this is a shopping list, not a database at all") },
+		"short":          func(data []byte) []byte { return data[:10] },
+		"truncated":      func(data []byte) []byte { return data[:len(data)/2] },
+		"overwritten":    func(data []byte) []byte { copy(data[4096:], make([]byte, 8192)); return data },
+		"mangled schema": func(data []byte) []byte { copy(data[100:], strings.Repeat("x", 300)); return data },
+	}
+	for name, mangle := range damage {
+		t.Run(name, func(t *testing.T) {
+			path := newPath(t)
+			_ = open(t, path, nil).Close()
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, mangle(data), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			wantOpenError(t, path, options(t, nil), "restore a backup")
+		})
+	}
+}
+
+func TestOpenRefusesALostDatabase(t *testing.T) {
+	path := newPath(t)
+	_ = open(t, path, nil).Close()
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	wantOpenError(t, path, options(t, nil), "it is empty")
+
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+"-wal", []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantOpenError(t, path, options(t, nil), "its journal")
+}
+
+func TestOpenRefusesANewerSchema(t *testing.T) {
+	path := newPath(t)
+	s := open(t, path, nil)
+	if _, err := s.write.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (999, 1)`); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+	wantOpenError(t, path, options(t, nil), "start the newer program again")
+}
+
+func TestOpenRefusesAnotherInstallation(t *testing.T) {
+	path := newPath(t)
+	_ = open(t, path, nil).Close()
+	other := options(t, nil)
+	other.TrustDomain = "other.example"
+	wantOpenError(t, path, other, `belongs to the trust domain "corp.example"`)
+	other = options(t, nil)
+	other.PolicySource = "managed"
+	wantOpenError(t, path, other, `set policy.source back to "file"`)
+}
+
+func TestLocations(t *testing.T) {
+	for location, want := range map[string]string{
+		"sqlite:///var/lib/culvert/gateway.db": "/var/lib/culvert/gateway.db",
+		"sqlite:gateway.db":                    "gateway.db",
+		"sqlite:///odd ?name%20#1.db":          "/odd ?name%20#1.db",
+		"sqlite://host/path":                   "",
+		"sqlite:":                              "",
+		"/var/lib/gateway.db":                  "",
+		"postgres://u:secret@db/culvert":       "",
+		"mysql://u:secret@db/culvert":          "",
+	} {
+		got, err := sqlitePath(location)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v", location, got, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "secret") {
+			t.Errorf("the error shows the password: %v", err)
+		}
+	}
+}
+
+func TestOddFileNames(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a b?mode=memory&x%20#1.db")
+	_ = open(t, path, nil).Close()
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestClosedStoreIsUnavailable(t *testing.T) {
+	s := open(t, newPath(t), nil)
+	_ = s.Close()
+	if err := s.Ping(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Ping: %v", err)
+	}
+	if _, err := s.Locks(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Locks: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.EndSession(ctx, "x", "test"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("EndSession: %v", err)
+	}
+}
+
+func TestDatabaseClockIsTheSystems(t *testing.T) {
+	s := open(t, newPath(t), nil)
+	before := time.Now().Add(-time.Second)
+	now, err := s.Now(t.Context())
+	if err != nil || now.Before(before) || now.After(time.Now().Add(time.Second)) {
+		t.Errorf("the database says %s, %v", now, err)
+	}
+}
+
+func TestPoliciesAreAHistory(t *testing.T) {
+	s := open(t, newPath(t), nil)
+	for _, digest := range []string{"a", "a", "b", "a"} {
+		if _, err := s.AcceptPolicy(t.Context(), PolicyVersion{Digest: digest, Source: "file"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := s.Policies(t.Context(), 0, 10)
+	var got []string
+	for _, p := range list {
+		got = append(got, p.Digest)
+	}
+	if strings.Join(got, "") != "aba" || err != nil {
+		t.Errorf("history %v, %v", got, err)
+	}
+	if p, err := s.Policy(t.Context(), "a"); err != nil || p.Number != 3 {
+		t.Errorf("newest a: %+v, %v", p, err)
+	}
+	if _, err := s.Policy(t.Context(), "never"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("never accepted: %v", err)
+	}
+}
