@@ -13,6 +13,7 @@ import (
 // HTTPSOptions says how a client verifies the gateway's HTTPS certificate. With neither Fingerprint nor Roots, the
 // system's roots do: HTTPS belongs to the web's trust, the tunnel never does.
 type HTTPSOptions struct {
+	Host        string           // required with Fingerprint: the gateway's DNS name or IP address, without port
 	Fingerprint auth.Fingerprint // of an authority in the served chain, as given to `login --ca-fingerprint`
 	Roots       *x509.CertPool   // as given to `login --ca-file`; ignored with Fingerprint
 	Now         func() time.Time // nil: time.Now
@@ -28,11 +29,14 @@ func HTTPSClientConfig(o HTTPSOptions) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Host == "" {
+		return nil, fmt.Errorf("no host name to compare with: %w", ErrIncomplete)
+	}
 	// The authority is not known yet, only its hash, so that crypto/tls cannot verify. VerifyConnection does
 	// the same with the authority that the server sent, once its hash fits.
 	config.InsecureSkipVerify = true
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		return verifyPinned(state, pin, now(o.Now))
+		return verifyPinned(state, o.Host, pin, now(o.Now))
 	}
 	return config, nil
 }
@@ -41,7 +45,8 @@ func HTTPSClientConfig(o HTTPSOptions) (*tls.Config, error) {
 // fingerprint, or somebody in between.
 var ErrFingerprint = errors.New("the gateway's certificate is not from the authority with the given fingerprint")
 
-func verifyPinned(state tls.ConnectionState, pin auth.Fingerprint, now time.Time) error {
+// verifyPinned takes the host from the options: the state has none when the host is an IP address.
+func verifyPinned(state tls.ConnectionState, host string, pin auth.Fingerprint, now time.Time) error {
 	if len(state.PeerCertificates) == 0 || len(state.PeerCertificates) > maxServed {
 		return fmt.Errorf("the gateway sent %d certificates: %w", len(state.PeerCertificates), ErrUnverified)
 	}
@@ -55,11 +60,8 @@ func verifyPinned(state tls.ConnectionState, pin auth.Fingerprint, now time.Time
 		candidates.AddCert(cert)
 	}
 	_, err = state.PeerCertificates[0].Verify(x509.VerifyOptions{
-		DNSName: state.ServerName, Roots: roots, Intermediates: candidates, CurrentTime: now,
+		DNSName: host, Roots: roots, Intermediates: candidates, CurrentTime: now,
 	})
-	if err == nil && state.ServerName == "" {
-		err = errors.New("no host name to compare with")
-	}
 	return err
 }
 
