@@ -156,9 +156,20 @@ func (r *Registry) Counts() (sessions, streams int) {
 // Cut ends every session that f matches with t, and with it all of its streams, and returns how many those were. It returns when
 // their contexts are cancelled; peers are told by whoever serves them.
 func (r *Registry) Cut(f Filter, t wire.Termination) int {
+	return r.CutWhere(func(id *auth.Identity, serials []auth.Serial) *wire.Termination {
+		if f.Matches(id, serials) {
+			return &t
+		}
+		return nil
+	})
+}
+
+// CutWhere is Cut by a function: it gets the identity and all certificates of each session (read-only), and what it returns is
+// the end of that session; nil lets it live.
+func (r *Registry) CutWhere(end func(id *auth.Identity, serials []auth.Serial) *wire.Termination) int {
 	n := 0
 	for _, s := range r.all() {
-		if s.matches(f) && s.End(&t) {
+		if t := end(s.members()); t != nil && s.End(t) {
 			n++
 		}
 	}

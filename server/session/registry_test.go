@@ -87,7 +87,8 @@ func TestListAndCounts(t *testing.T) {
 }
 
 func TestCutSelects(t *testing.T) {
-	ada, bob := person("ada", "engineering"), person("bob", "sales")
+	ada, bob := person("ada", "engineering"), person("bob")
+	bob.GroupsKnown = false
 	locked := wire.Termination{Code: wire.TerminateLocked, Reason: "stolen laptop"}
 	tests := []struct {
 		name   string
@@ -105,7 +106,9 @@ func TestCutSelects(t *testing.T) {
 		{"group of another provider", session.Filter{Group: "sales", Provider: "partner"}, false, false},
 		{"certificate in use", session.Filter{Serial: "0a2"}, true, false},
 		{"certificate before the renewal", session.Filter{Serial: "0a1"}, true, false},
-		{"issued before", session.Filter{All: true, IssuedBefore: start.Add(time.Minute)}, false, true},
+		{"issued by then", session.Filter{All: true, IssuedBefore: start.Add(time.Minute)}, true, true},
+		{"issued before", session.Filter{All: true, IssuedBefore: start.Add(time.Minute - 1)}, false, true},
+		{"a group, and the provider did not say", session.Filter{Group: "research"}, false, true},
 		{"user and another's session", session.Filter{User: ada.UserID(), Session: bob.Session}, false, false},
 	}
 	for _, tc := range tests {

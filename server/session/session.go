@@ -229,30 +229,36 @@ func (s *Session) endLocked() (end time.Time, reason string) {
 
 func clock(t time.Time) string { return t.UTC().Format("15:04:05 UTC") }
 
-func (s *Session) matches(f Filter) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	id := s.identity
-	any := f.All || f.User != "" || f.Session != "" || f.Device != "" || f.Serial != "" || f.Group != ""
-	return any &&
-		(f.User == "" || f.User == s.userID) &&
-		(f.Session == "" || f.Session == s.sessionID) &&
-		(f.Device == "" || f.Device == id.Device) &&
-		(f.Serial == "" || slices.Contains(s.serials, f.Serial)) &&
-		(f.Group == "" || slices.Contains(id.Groups, f.Group)) &&
-		(f.Provider == "" || f.Provider == id.Provider) &&
-		(f.IssuedBefore.IsZero() || id.IssuedAt.Before(f.IssuedBefore))
-}
-
 // Filter selects sessions: every field that is set must match. The zero Filter selects none.
 type Filter struct {
-	All      bool
-	User     auth.UserID
-	Session  auth.SessionID
-	Device   auth.DeviceID
-	Serial   auth.Serial // any certificate that the session ran under, so that a lock covers renewals
-	Group    string
-	Provider string // narrows the others, a group above all
+	All     bool
+	User    auth.UserID
+	Session auth.SessionID
+	Device  auth.DeviceID
+	Serial  auth.Serial // any certificate that the session ran under, so that a lock covers renewals
+	Group   string      // also selects who may be in it, because the provider did not say
 
-	IssuedBefore time.Time // narrows the others to certificates issued before
+	Provider     string    // narrows the others, a group above all
+	IssuedBefore time.Time // narrows the others to certificates issued then or before
+}
+
+// Matches reports whether f selects a session that runs under id and ran under serials.
+func (f Filter) Matches(id *auth.Identity, serials []auth.Serial) bool {
+	if !f.All && f.User == "" && f.Session == "" && f.Device == "" && f.Serial == "" && f.Group == "" {
+		return false
+	}
+	return (f.User == "" || f.User == id.UserID()) &&
+		(f.Session == "" || f.Session == id.Session) &&
+		(f.Device == "" || f.Device == id.Device) &&
+		(f.Serial == "" || slices.Contains(serials, f.Serial)) &&
+		(f.Group == "" || !id.GroupsKnown || slices.Contains(id.Groups, f.Group)) &&
+		(f.Provider == "" || f.Provider == id.Provider) &&
+		(f.IssuedBefore.IsZero() || !id.IssuedAt.After(f.IssuedBefore))
+}
+
+// members returns what a filter looks at; both are read-only.
+func (s *Session) members() (*auth.Identity, []auth.Serial) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.identity, s.serials[:len(s.serials):len(s.serials)]
 }
