@@ -40,6 +40,7 @@ const (
 	CodeDeviceExpired       Code = "device_expired"       // nobody confirmed the device login in time, or it was used
 	CodeProviderUnavailable Code = "provider_unavailable" // the OpenID provider does not answer
 	CodeStoreUnavailable    Code = "store_unavailable"    // the gateway's database does not answer
+	CodeUnavailable         Code = "unavailable"          // the gateway is too busy, or cannot write its audit log
 	CodeInternal            Code = "internal"             // the gateway failed; its log has the reference
 	CodeForeignAnswer       Code = "foreign_answer"       // made by the client: whatever answered is not a Culvert gateway
 )

@@ -57,12 +57,17 @@ func (s *Store) FailGrant(ctx context.Context, idHash, failure string) error {
 	return s.inTx(ctx, func(tx *tx) error { return tx.exec(ctx, failGrant, idHash, failure, []byte{}) })
 }
 
-// CompleteGrant notes the redemption, from which a repeated poll gets its
-// certificate, and the sealed refresh token; the device code is dropped.
-func (s *Store) CompleteGrant(ctx context.Context, idHash, redemption string, sealedRefresh []byte) error {
-	return s.inTx(ctx, func(tx *tx) error {
-		return tx.exec(ctx, completeGrant, idHash, redemption, sealedRefresh, []byte{})
-	})
+// complete notes the redemption in the same transaction, so that a repeated poll
+// finds its certificate and the sealed refresh token; the device code is dropped.
+func (d *DeviceIssuance) complete(ctx context.Context, tx *tx, token string) error {
+	if d == nil {
+		return nil
+	}
+	n, err := tx.execCount(ctx, completeGrant, d.IDHash, token, d.SealedRefresh, []byte{})
+	if err == nil && n == 0 {
+		return ErrRedeemed // somebody else completed it, or it failed
+	}
+	return err
 }
 
 func scanGrant(scan scanFunc) (DeviceGrant, error) {

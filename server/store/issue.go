@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"crypto/x509"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -32,10 +33,18 @@ type Issuance struct {
 	// Undated says that a renewal's token has no date of its own, so that it
 	// need not be newer than the last one. Optional.
 	Undated bool
+	// Device completes a device login together with the issuance. Optional.
+	Device *DeviceIssuance
 	// Sign makes the certificate. It is called at most once, inside the
 	// transaction: what it makes is in the inventory before anybody gets it,
 	// or is lost. at is the database's clock.
 	Sign func(at time.Time, s Session) (Certificate, error)
+}
+
+// A DeviceIssuance is the device login that an issuance completes.
+type DeviceIssuance struct {
+	IDHash        string
+	SealedRefresh []byte
 }
 
 // Issued is the outcome of an issuance.
@@ -71,6 +80,18 @@ func (s *Store) Issue(ctx context.Context, in Issuance) (Issued, error) {
 	return out, err
 }
 
+// Redeemed gets again what was issued for the token, if it was for this key.
+// ErrRedeemed means that it was not, or that there is nothing to give any more;
+// other errors are those of Issue.
+func (s *Store) Redeemed(ctx context.Context, token string, key KeyHash) (Issued, error) {
+	var out Issued
+	err := s.inTx(ctx, func(tx *tx) (err error) {
+		out, err = tx.repeat(ctx, Issuance{Token: token, Key: key, GroupsKnown: true})
+		return err
+	})
+	return out, err
+}
+
 // issue makes the certificate of a token that is redeemed for the first time.
 func (t *tx) issue(ctx context.Context, in Issuance) (Issued, error) {
 	session, err := t.sessionFor(ctx, in)
@@ -89,6 +110,9 @@ func (t *tx) issue(ctx context.Context, in Issuance) (Issued, error) {
 		return Issued{}, err
 	}
 	if err := t.exec(ctx, fillRedemption, in.Token, session.ID, cert.Serial); err != nil {
+		return Issued{}, err
+	}
+	if err := in.Device.complete(ctx, t, in.Token); err != nil {
 		return Issued{}, err
 	}
 	return Issued{Certificate: cert, Session: session, At: t.now}, nil
@@ -137,7 +161,11 @@ func (t *tx) renew(ctx context.Context, in Issuance) (Session, error) {
 func (t *tx) repeat(ctx context.Context, in Issuance) (Issued, error) {
 	var key KeyHash
 	var session, serial string
-	if err := t.QueryRowContext(ctx, selectRedemption, in.Token).Scan(&key, &session, &serial); err != nil {
+	err := t.QueryRowContext(ctx, selectRedemption, in.Token).Scan(&key, &session, &serial)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Issued{}, ErrRedeemed
+	}
+	if err != nil {
 		return Issued{}, unavailable("read the redemption", err)
 	}
 	if key != in.Key || (in.Renewal && session != string(in.Session.ID)) {

@@ -61,7 +61,8 @@ const (
 			AND redemption = '' AND failure = ''`
 	slowGrant     = `UPDATE device_grants SET poll_interval = $2, next_poll_at = $3 WHERE id_hash = $1`
 	failGrant     = `UPDATE device_grants SET failure = $2, sealed_code = $3 WHERE id_hash = $1 AND redemption = ''`
-	completeGrant = `UPDATE device_grants SET redemption = $2, sealed_refresh = $3, sealed_code = $4 WHERE id_hash = $1`
+	completeGrant = `UPDATE device_grants SET redemption = $2, sealed_refresh = $3, sealed_code = $4
+			WHERE id_hash = $1 AND redemption = '' AND failure = ''`
 
 	insertLock = `INSERT INTO locks (id, kind, target, session_id, message, created_by, created_at, issued_before,
 			expires_at)
