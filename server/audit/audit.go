@@ -1,0 +1,189 @@
+// Package audit records who did what: one line of JSON per event, in files of its own that only the
+// gateway's user may read. A log is what one process writes from its start to its end, in one or more
+// segments; its records are numbered from 1 without a gap.
+//
+// What a caller may rely on:
+//
+//   - When [Log.Append] returns nil, the record was handed to the operating system; records that are not
+//     of streams and sessions are on the disk then. Those are synced within 100 ms.
+//   - An error means that the record is not there. New streams must then be refused; closing records are
+//     kept in memory and written as soon as it is possible again.
+//   - Denials that repeat are written once, and then counted: one record a minute says how often.
+//   - What a process that died left open is closed in the next log, by [Open].
+//   - No field can forge a line or act on a terminal: control and direction characters are escaped, lengths
+//     are capped, and what looks like a token or a private key is cut out of free text.
+//
+// The package does not prove that nobody changed the files, and it sends nothing anywhere.
+package audit
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+// Event says what happened. Any name may be appended; one that is not listed here is synced first.
+type Event string
+
+// Events.
+const (
+	EventGatewayStart Event = "gateway.start"
+	EventGatewayStop  Event = "gateway.stop"
+
+	EventSessionOpen    Event = "session.open"    // a tunnel connection was accepted
+	EventSessionClose   Event = "session.close"   // and ended; Reason says why
+	EventSessionRenewed Event = "session.renewed" // a renewed certificate was presented on it
+	EventSessionRefused Event = "session.refused" // it was not accepted
+
+	EventStreamOpen   Event = "stream.open"   // decided, dialed, about to be relayed
+	EventStreamClose  Event = "stream.close"  // with Transfer, and Reason says why
+	EventStreamDenied Event = "stream.denied" // by policy
+	EventStreamFailed Event = "stream.failed" // allowed, but the service was not reached
+
+	EventIssued         Event = "enroll.issued" // a certificate; Detail says which kind of enrolment
+	EventEnrollRefused  Event = "enroll.refused"
+	EventPolicyLoaded   Event = "policy.loaded"
+	EventPolicyRefused  Event = "policy.refused" // a change that does not load; the old one stays
+	EventConfigLoaded   Event = "config.loaded"  // TLS files and settings
+	EventConfigRefused  Event = "config.refused"
+	EventAdministration Event = "admin"
+
+	// Written by the log itself.
+	EventLogOpened    Event = "log.opened"    // the first record of a log
+	EventLogSegment   Event = "log.segment"   // the first record of a further file
+	EventLogRecovered Event = "log.recovered" // an earlier log ended without log.closed
+	EventLogRemoved   Event = "log.removed"   // old segments were removed, as configured
+	EventLogLost      Event = "log.lost"      // Count records could not be written
+	EventLogClosed    Event = "log.closed"    // the last record of a log
+)
+
+// lazy reports events whose record is synced within 100 ms and not before Append returns.
+func (e Event) lazy() bool {
+	switch e {
+	case EventStreamOpen, EventStreamClose, EventStreamFailed, EventSessionOpen, EventSessionClose:
+		return true
+	}
+	return false
+}
+
+// repeats reports events of which equal ones are counted.
+func (e Event) repeats() bool {
+	return e == EventStreamDenied || e == EventSessionRefused || e == EventEnrollRefused
+}
+
+// closes reports events that are kept and written later when the disk is full.
+func (e Event) closes() bool { return e == EventStreamClose || e == EventSessionClose }
+
+// A Record is one event. Append fills Seq and, where they are empty, Time, Reference (of refusals) and
+// Stream (of openings). Empty fields are not written.
+type Record struct {
+	Seq       uint64    `json:"seq"`
+	Time      time.Time `json:"time"` // UTC, milliseconds
+	Event     Event     `json:"event"`
+	Reference string    `json:"ref,omitempty"` // what the person was shown
+
+	Actor *Actor `json:"actor,omitempty"` // who; from the certificate, never from a message
+
+	Stream string    `json:"stream,omitempty"` // joins the opening and the closing record
+	Trace  string    `json:"trace,omitempty"`  // joins the desktop's log; chosen there
+	Client string    `json:"client,omitempty"` // the program's own word about itself
+	Kind   wire.Kind `json:"kind,omitempty"`
+
+	Target  string `json:"target,omitempty"`  // as it was asked for
+	Service string `json:"service,omitempty"` // as which it was decided
+	Address string `json:"address,omitempty"` // that was dialed
+
+	Rule      string    `json:"rule,omitempty"`
+	Policy    string    `json:"policy,omitempty"` // version
+	Code      wire.Code `json:"code,omitempty"`
+	Condition string    `json:"condition,omitempty"`
+	Reason    string    `json:"reason,omitempty"`
+	Detail    string    `json:"detail,omitempty"`
+
+	Transfer *Transfer `json:"transfer,omitempty"`
+	Period   *Period   `json:"period,omitempty"`
+	Repeated *Repeated `json:"repeated,omitempty"`
+	Recovery *Recovery `json:"recovery,omitempty"`
+	Process  *Process  `json:"process,omitempty"`
+}
+
+// Actor is a person on a device, or what is known of a stranger: Remote alone.
+type Actor struct {
+	User     auth.UserID    `json:"user,omitempty"`
+	Provider string         `json:"provider,omitempty"`
+	Issuer   string         `json:"issuer,omitempty"`
+	Subject  string         `json:"sub,omitempty"`
+	Name     string         `json:"name,omitempty"`
+	Email    string         `json:"email,omitempty"`
+	Login    auth.LoginKind `json:"login,omitempty"`
+	Session  auth.SessionID `json:"session,omitempty"`
+	Device   auth.DeviceID  `json:"device,omitempty"`
+	Serial   auth.Serial    `json:"serial,omitempty"` // of the certificate
+	Remote   string         `json:"remote,omitempty"` // address and port
+}
+
+// NewActor returns the actor with a verified identity, its certificate's serial number and the address
+// that it came from.
+func NewActor(id auth.Identity, serial auth.Serial, remote netip.AddrPort) *Actor {
+	a := Stranger(remote)
+	a.User, a.Provider, a.Issuer, a.Subject = id.UserID(), id.Provider, id.Issuer, id.Subject
+	a.Name, a.Email, a.Login = id.Name, id.Email, id.Login
+	a.Session, a.Device, a.Serial = id.Session, id.Device, serial
+	return a
+}
+
+// Stranger returns the actor of whom only the address is known.
+func Stranger(remote netip.AddrPort) *Actor {
+	if !remote.IsValid() {
+		return &Actor{}
+	}
+	return &Actor{Remote: netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()).String()}
+}
+
+// Transfer is what a stream or session carried. It is missing where nobody knows, as after a crash.
+type Transfer struct {
+	Sent       uint64 `json:"sent"`     // bytes from the person to the service
+	Received   uint64 `json:"received"` // bytes from the service to the person
+	DurationMS int64  `json:"duration_ms"`
+}
+
+// Period is how long a certificate holds, and its session.
+type Period struct {
+	NotAfter time.Time `json:"not_after,omitzero"`
+	Deadline time.Time `json:"deadline,omitzero"`
+}
+
+// Repeated says that a record stands for Count further ones like the one with its reference.
+type Repeated struct {
+	Count uint64    `json:"count"`
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
+}
+
+// Recovery says what was found of an earlier log.
+type Recovery struct {
+	Log      string `json:"log"`
+	Records  uint64 `json:"records,omitempty"`
+	Streams  int    `json:"streams,omitempty"`  // closed for it
+	Sessions int    `json:"sessions,omitempty"` // closed for it
+	Cut      int64  `json:"cut,omitempty"`      // bytes of a last line that is not whole
+	Damaged  int    `json:"damaged,omitempty"`  // other lines that cannot be read
+}
+
+// Process describes the log's writer, in its first record.
+type Process struct {
+	Log     string `json:"log"`
+	Segment int    `json:"segment,omitempty"`
+	Gateway string `json:"gateway,omitempty"`
+	Version string `json:"version,omitempty"`
+	PID     int    `json:"pid,omitempty"`
+}
+
+// Receipt is what the log gave a record.
+type Receipt struct {
+	Seq       uint64 // 0 for a repetition that was only counted
+	Reference string // of a refusal, to show to the person
+	Stream    string // of an opening, for its closing record
+}

@@ -1,0 +1,181 @@
+package audit
+
+import (
+	"cmp"
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+// Bounds of what is counted: distinct refusals altogether, and per person or address. What goes beyond
+// is counted together, by person and then as a whole.
+const (
+	maxRepeats         = 4096
+	maxRepeatsPerActor = 64
+)
+
+// A repeatKey is what makes two refusals equal.
+type repeatKey struct {
+	event     Event
+	user      auth.UserID
+	network   netip.Prefix // of a stranger
+	kind      wire.Kind
+	target    string
+	service   string
+	rule      string
+	code      wire.Code
+	condition string
+	several   bool // stands for all that did not fit
+}
+
+// actorKey identifies who is refused.
+func (k repeatKey) actor() repeatKey {
+	return repeatKey{event: k.event, user: k.user, network: k.network, several: true}
+}
+
+// repeated is a refusal that is in the log, and how often it came again.
+type repeated struct {
+	first Record
+	round *round // of the first record
+	count uint64
+	since time.Time // of the first repetition that is counted
+	last  time.Time
+}
+
+// repeats counts refusals. The log's mutex guards it.
+type repeats struct {
+	window  time.Duration
+	entries map[repeatKey]*repeated
+	actors  map[repeatKey]int // entries by actor
+}
+
+func (p *repeats) init(window time.Duration) {
+	*p = repeats{window: window, entries: make(map[repeatKey]*repeated), actors: make(map[repeatKey]int)}
+}
+
+func (p *repeats) len() int { return len(p.entries) }
+
+// keyOf returns the key that a refusal is counted under: its own, or one that it shares when there are
+// too many.
+func (p *repeats) keyOf(r *Record) repeatKey {
+	k := repeatKey{
+		event: r.Event, kind: r.Kind, target: capText(r.Target), service: r.Service, rule: r.Rule, code: r.Code,
+		condition: capText(r.Condition),
+	}
+	if a := r.Actor; a != nil {
+		k.user = a.User
+		if k.user == "" {
+			k.network = networkOf(a.Remote)
+		}
+	}
+	if p.entries[k] != nil {
+		return k
+	}
+	if p.actors[k.actor()] >= maxRepeatsPerActor {
+		k = k.actor()
+	}
+	if len(p.entries) >= maxRepeats && p.entries[k] == nil {
+		return repeatKey{event: k.event, several: true}
+	}
+	return k
+}
+
+// networkOf returns the network that one stranger controls: an IPv4 address, or an IPv6 /64.
+func networkOf(remote string) netip.Prefix {
+	at, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	bits := 64
+	if at.Addr().Unmap().Is4() {
+		bits = 32
+	}
+	p, _ := at.Addr().Unmap().WithZone("").Prefix(bits)
+	return p
+}
+
+func (p *repeats) add(k repeatKey, e *repeated) {
+	p.entries[k] = e
+	p.actors[k.actor()]++
+}
+
+func (p *repeats) remove(k repeatKey) {
+	delete(p.entries, k)
+	if p.actors[k.actor()]--; p.actors[k.actor()] <= 0 {
+		delete(p.actors, k.actor())
+	}
+}
+
+// appendRefusal writes a refusal, or counts it when an equal one is in the log already. Either way the
+// reference leads to a record that is on the disk.
+func (l *Log) appendRefusal(ctx context.Context, r Record) (Receipt, error) {
+	l.mu.Lock()
+	receipt, round, err := l.refuseLocked(&r)
+	l.mu.Unlock()
+	if err != nil {
+		return Receipt{}, err
+	}
+	return receipt, l.await(ctx, round)
+}
+
+func (l *Log) refuseLocked(r *Record) (Receipt, *round, error) {
+	if l.stopped {
+		return Receipt{}, nil, ErrClosed
+	}
+	k := l.repeats.keyOf(r)
+	if e := l.repeats.entries[k]; e != nil {
+		if e.count == 0 {
+			e.since = r.Time
+		}
+		e.count, e.last = e.count+1, r.Time
+		return Receipt{Reference: e.first.Reference}, e.round, nil
+	}
+	if r.Reference == "" {
+		r.Reference = newReference()
+	}
+	receipt, round, err := l.appendLocked(r)
+	if err != nil {
+		return Receipt{}, nil, err
+	}
+	l.repeats.add(k, &repeated{first: *r, round: round})
+	return receipt, round, nil
+}
+
+// flushRepeats writes how often each refusal came again, and forgets those that did not.
+func (l *Log) flushRepeats() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, k := range l.repeats.inOrder() {
+		e := l.repeats.entries[k]
+		if e.count == 0 {
+			l.repeats.remove(k)
+			continue
+		}
+		r := e.first
+		r.Time = l.stamp(time.Time{})
+		r.Repeated = &Repeated{Count: e.count, First: e.since, Last: e.last}
+		if k.several {
+			r.Target, r.Detail = "", "refusals of several kinds, counted together"
+		}
+		if _, _, err := l.appendLocked(&r); err != nil {
+			l.cfg.Logger.Warn("audit log keeps counting refusals", "err", err)
+			return
+		}
+		e.count = 0
+	}
+}
+
+func (p *repeats) inOrder() []repeatKey {
+	keys := make([]repeatKey, 0, len(p.entries))
+	for k := range p.entries {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b repeatKey) int {
+		return cmp.Compare(p.entries[a].first.Seq, p.entries[b].first.Seq)
+	})
+	return keys
+}
