@@ -35,6 +35,10 @@ type Config struct {
 	Database string `yaml:"database"`
 	// DrainTimeout is how long open streams may go on after SIGTERM. Default 30s.
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
+	// DrainDelay is how long new connections are still accepted after /readyz
+	// has said that the gateway is stopping: as long as a balancer takes to
+	// notice. Default 0s.
+	DrainDelay time.Duration `yaml:"drain_delay"`
 
 	TLS          TLSConfig             `yaml:"tls"`
 	Policy       PolicyConfig          `yaml:"policy"`
@@ -111,14 +115,11 @@ type GroupsConfig struct {
 
 // A DialConfig sets how the gateway reaches the services.
 type DialConfig struct {
-	// Timeout bounds resolving and connecting together. Default 10s.
+	// Timeout bounds resolving and connecting together. Default 15s.
 	Timeout time.Duration `yaml:"timeout"`
 	// Resolver is the host:port of the DNS server for service names. Default:
 	// the system's.
 	Resolver string `yaml:"resolver"`
-	// Refuse lists networks that are never dialed, besides loopback,
-	// link-local, metadata and this gateway's own addresses.
-	Refuse []string `yaml:"refuse"`
 }
 
 // A LimitsConfig bounds what strangers and users can take. Zero is no limit
@@ -138,10 +139,12 @@ type LimitsConfig struct {
 	// /64), ConnectionBurst how many may come at once. Defaults 50 and 500.
 	ConnectionRate  int `yaml:"connection_rate"`
 	ConnectionBurst int `yaml:"connection_burst"`
-	// SessionsPerUser are tunnels that one user may have open. Default 16.
+	// Sessions are tunnels of everybody, SessionsPerUser those of one user.
+	// Defaults 10000 and 32.
+	Sessions        int `yaml:"sessions"`
 	SessionsPerUser int `yaml:"sessions_per_user"`
-	// StreamsPerSession, StreamsPerUser and Streams (all users) are open
-	// streams. Defaults 1024, 4096 and 100000.
+	// StreamsPerSession (of one tunnel), StreamsPerUser and Streams (of
+	// everybody) are open streams. Defaults 1024, 4096 and 100000.
 	StreamsPerSession int `yaml:"streams_per_session"`
 	StreamsPerUser    int `yaml:"streams_per_user"`
 	Streams           int `yaml:"streams"`
@@ -150,12 +153,16 @@ type LimitsConfig struct {
 	EnrolmentRate int `yaml:"enrolment_rate"`
 }
 
-// An AuditConfig sets the audit log, which lies in StateDir/audit.
+// An AuditConfig sets the audit log, which lies in StateDir/audit. Sizes are in
+// MiB.
 type AuditConfig struct {
-	// MaxFile is the size in MiB at which a file is followed by the next. Default 256.
+	// MaxFile is the size at which a file is followed by the next. Default 64.
 	MaxFile int `yaml:"max_file"`
-	// MinFree is the free space in MiB below which new streams are refused,
-	// since they could not be recorded. Default 64.
+	// Keep is what all files together may take; beyond it the oldest are
+	// removed, and the log says so. Default 0: everything is kept.
+	Keep int `yaml:"keep"`
+	// MinFree is the free space below which new streams are refused, since
+	// they could not be recorded. Default 64.
 	MinFree int `yaml:"min_free"`
 }
 
@@ -190,15 +197,15 @@ func DefaultConfig() Config {
 		TLS:          TLSConfig{Mode: "self", ACME: ACMEConfig{Directory: LetsEncrypt}},
 		Policy:       PolicyConfig{Source: "file", File: "policy.yaml"},
 		Certificates: CertificatesConfig{TTL: time.Hour, Session: 12 * time.Hour, RenewalMaxTokenAge: 5 * time.Minute},
-		Dial:         DialConfig{Timeout: 10 * time.Second},
+		Dial:         DialConfig{Timeout: 15 * time.Second},
 		Limits: LimitsConfig{
 			Connections: 20000, HTTPS: 2000,
 			Handshakes: 4096, HandshakesPerAddress: 256, HandshakeTimeout: 10 * time.Second,
 			ConnectionRate: 50, ConnectionBurst: 500,
-			SessionsPerUser: 16, StreamsPerSession: 1024, StreamsPerUser: 4096, Streams: 100000,
+			Sessions: 10000, SessionsPerUser: 32, StreamsPerSession: 1024, StreamsPerUser: 4096, Streams: 100000,
 			EnrolmentRate: 60,
 		},
-		Audit:   AuditConfig{MaxFile: 256, MinFree: 64},
+		Audit:   AuditConfig{MaxFile: 64, MinFree: 64},
 		Metrics: MetricsConfig{Listen: "127.0.0.1:9464"},
 		Log:     LogConfig{Level: "info", Format: "text"},
 	}

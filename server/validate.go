@@ -81,6 +81,9 @@ func (c *Config) Validate() error {
 	}
 	f.positive("audit.max_file", c.Audit.MaxFile)
 	f.positive("audit.min_free", c.Audit.MinFree)
+	if c.Audit.Keep < 0 {
+		f.add("audit.keep", "%d is negative; 0 keeps everything", c.Audit.Keep)
+	}
 	f.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	f.oneOf("log.format", c.Log.Format, "text", "json")
 	return errors.Join(f.list...)
@@ -212,6 +215,7 @@ func (f *faults) acme(a *ACMEConfig) {
 
 func (f *faults) times(c *Config) {
 	f.between("drain_timeout", c.DrainTimeout, 0, 24*time.Hour)
+	f.between("drain_delay", c.DrainDelay, 0, 10*time.Minute)
 	f.between("certificates.ttl", c.Certificates.TTL, time.Minute, 24*time.Hour)
 	f.between("certificates.session", c.Certificates.Session, c.Certificates.TTL, 31*24*time.Hour)
 	f.between("certificates.renewal_max_token_age", c.Certificates.RenewalMaxTokenAge, 30*time.Second, time.Hour)
@@ -229,7 +233,7 @@ func (f *faults) limits(l *LimitsConfig) {
 	}{
 		{"connections", l.Connections}, {"https", l.HTTPS}, {"handshakes", l.Handshakes},
 		{"handshakes_per_address", l.HandshakesPerAddress}, {"connection_rate", l.ConnectionRate},
-		{"connection_burst", l.ConnectionBurst}, {"sessions_per_user", l.SessionsPerUser},
+		{"connection_burst", l.ConnectionBurst}, {"sessions", l.Sessions}, {"sessions_per_user", l.SessionsPerUser},
 		{"streams_per_session", l.StreamsPerSession}, {"streams_per_user", l.StreamsPerUser},
 		{"streams", l.Streams}, {"enrolment_rate", l.EnrolmentRate},
 	} {
@@ -243,11 +247,6 @@ func (f *faults) dial(d *DialConfig) {
 	if d.Resolver != "" {
 		if _, err := netip.ParseAddrPort(d.Resolver); err != nil {
 			f.add("dial.resolver", "%q is not ADDRESS:PORT, such as 10.0.0.53:53", d.Resolver)
-		}
-	}
-	for _, network := range d.Refuse {
-		if _, err := netip.ParsePrefix(network); err != nil {
-			f.add("dial.refuse", "%q is no network, such as 10.99.0.0/16", network)
 		}
 	}
 }
