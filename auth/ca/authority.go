@@ -59,7 +59,7 @@ func authorityTemplate(name string, now time.Time, life time.Duration) *x509.Cer
 		NotAfter:              now.Add(life),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		KeyUsage:              x509.KeyUsageCertSign,
 		SignatureAlgorithm:    x509.ECDSAWithSHA256,
 	}
 }
