@@ -3,6 +3,7 @@ package oidc
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -168,6 +169,9 @@ func (s Secret) String() string {
 	}
 	return "[secret]"
 }
+
+// LogValue hides the value from handlers that would marshal it.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // GoString hides the value from %#v.
 func (s Secret) GoString() string { return s.String() }

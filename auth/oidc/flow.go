@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -41,7 +42,10 @@ type AuthRequest struct {
 	State, Nonce string
 	Verifier     Secret // PKCE code verifier, from NewCodeVerifier
 	RedirectURI  string
-	// StepUp asks for a fresh login as the provider's step_up settings say.
+	// MaxAge asks for a login that is at most this old, by max_age; zero leaves it to the provider. Providers
+	// that cannot are configured with step_up.max_age: false.
+	MaxAge time.Duration
+	// StepUp asks for a fresh login as the provider's step_up settings say. It wins over MaxAge.
 	StepUp bool
 	// LoginHint is optional: whom to offer at the login page.
 	LoginHint string
@@ -58,8 +62,10 @@ func (p *Provider) AuthCodeURL(r AuthRequest) string {
 	for _, name := range slices.Sorted(maps.Keys(p.settings.ExtraAuthParams)) {
 		q.Set(name, p.settings.ExtraAuthParams[name])
 	}
-	if r.StepUp {
-		p.settings.StepUp.apply(q)
+	if step := p.settings.StepUp; r.StepUp {
+		step.apply(q)
+	} else if r.MaxAge > 0 && step.sendsMaxAge() && !q.Has("max_age") {
+		q.Set("max_age", strconv.Itoa(int(r.MaxAge/time.Second)))
 	}
 	if r.LoginHint != "" {
 		q.Set("login_hint", r.LoginHint)
@@ -77,11 +83,13 @@ func (p *Provider) AuthCodeURL(r AuthRequest) string {
 	return u.String()
 }
 
+func (s StepUp) sendsMaxAge() bool { return s.MaxAge == nil || *s.MaxAge }
+
 func (s StepUp) apply(q url.Values) {
 	if s.ACRValues != "" {
 		q.Set("acr_values", s.ACRValues)
 	}
-	if s.MaxAge == nil || *s.MaxAge {
+	if s.sendsMaxAge() {
 		q.Set("max_age", "0")
 	}
 	if s.Prompt != "" {
