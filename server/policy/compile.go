@@ -20,6 +20,9 @@ type Set struct {
 	noAllow  []string // per service: the reason of a default deny
 	resolved *Resolved
 	hosts    []string // names that the gateway dials, sorted
+	expander *expander
+	several  bool   // more than one provider
+	provider string // the only one, if known
 
 	// Where a target leads: indexes into doc.Services.
 	byName   map[string]int32
@@ -77,13 +80,19 @@ func Compile(doc *Document, opts Options) (*Set, error) {
 	if err := checkProviders(doc, opts.Providers); err != nil {
 		return nil, err
 	}
-	s := &Set{doc: doc, version: doc.Digest.String(), resolved: opts.Resolved}
+	s := &Set{
+		doc: doc, version: doc.Digest.String(), resolved: opts.Resolved,
+		expander: newExpander(doc.Services), several: len(opts.Providers) > 1,
+	}
+	if len(opts.Providers) == 1 {
+		s.provider = opts.Providers[0]
+	}
 	if s.resolved == nil {
 		s.resolved = NewResolved()
 	}
 	s.indexServices()
-	s.indexRules(newExpander(doc.Services))
-	s.indexSubjects(len(opts.Providers) > 1)
+	s.indexRules()
+	s.indexSubjects()
 	s.explainDefaults()
 	return s, nil
 }
@@ -170,7 +179,8 @@ func (e *expander) expand(refs []Ref) [][]int32 {
 	return lists
 }
 
-func (s *Set) indexRules(e *expander) {
+func (s *Set) indexRules() {
+	e := s.expander
 	s.rules = make([]rule, len(s.doc.Rules))
 	for i, r := range s.doc.Rules {
 		s.rules[i] = rule{name: r.Name, allow: e.expand(r.Allow), deny: e.expand(r.Deny), reason: r.Reason}
@@ -181,12 +191,12 @@ func (s *Set) indexRules(e *expander) {
 }
 
 // indexSubjects files each rule under everything that makes it match.
-func (s *Set) indexSubjects(several bool) {
+func (s *Set) indexSubjects() {
 	s.byGroup, s.byUser = make(map[groupKey][]int32), make(map[userKey][]int32)
 	s.everyone, s.groupDeny = make(map[string][]int32), make(map[string][]int32)
 	for i, r := range s.doc.Rules {
 		for _, g := range r.Groups {
-			for _, k := range groupKeys(g, several) {
+			for _, k := range groupKeys(g, s.several) {
 				file(s.byGroup, k, int32(i))
 				if len(r.Deny) > 0 {
 					file(s.groupDeny, k.provider, int32(i))
@@ -255,6 +265,9 @@ func checkProviders(doc *Document, providers []string) error {
 	}
 	for _, t := range doc.Tests {
 		each(t.users(), t.Groups)
+		if len(providers) > 1 {
+			checkOneProvider(t, fault)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -280,6 +293,23 @@ func checkGroupProvider(g GroupRef, providers []string, fault faultFunc) {
 		fault(g.Pos, "group %q: with more than one provider write whose group it is, such as %q", g.Text, providers[0]+"/"+g.Text)
 	case !slices.Contains(providers, provider):
 		fault(g.Pos, "group %q: there is no provider %q%s", g.Text, provider, strictconf.DidYouMean(provider, providers))
+	}
+}
+
+// checkOneProvider holds that a test's person comes from one provider, as people do.
+func checkOneProvider(t *Test, fault faultFunc) {
+	var first string
+	if t.User != nil {
+		first = t.User.Provider
+	}
+	for _, g := range t.Groups {
+		provider, _, _ := strings.Cut(g.Text, "/")
+		if first == "" {
+			first = provider
+		}
+		if provider != first {
+			fault(g.Pos, "group %q: the person of a test comes from one provider, here %q", g.Text, first)
+		}
 	}
 }
 

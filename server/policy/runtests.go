@@ -1,9 +1,13 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/culvert-vpn/culvert/auth"
 )
 
 // A Test is one entry of "tests": what a person must and must not reach.
@@ -57,5 +61,59 @@ func (e *TestError) Error() string {
 	return b.String()
 }
 
-// RunTests decides the file's own tests and returns what does not hold.
-func (s *Set) RunTests() []Failure { return nil }
+// RunTests decides the file's own tests and returns what does not hold, in the file's order.
+func (s *Set) RunTests() []Failure {
+	var failures []Failure
+	for _, t := range s.doc.Tests {
+		sub := NewSubject(s.identityOf(t))
+		for _, ref := range t.Allow {
+			failures = s.expect(failures, t, sub, ref, true)
+		}
+		for _, ref := range t.Deny {
+			failures = s.expect(failures, t, sub, ref, false)
+		}
+	}
+	return failures
+}
+
+// identityOf makes up the person of a test. An e-mail address counts as vouched for.
+func (s *Set) identityOf(t *Test) auth.Identity {
+	id := auth.Identity{Provider: s.provider, GroupsKnown: !t.GroupsUnknown}
+	if u := t.User; u != nil {
+		id.Provider = cmp.Or(u.Provider, s.provider)
+		id.Subject, id.Email, id.EmailTrusted = u.Subject, u.Email, u.Email != ""
+	}
+	for _, g := range t.Groups {
+		name := g.Text
+		if provider, rest, ok := strings.Cut(name, "/"); ok && s.several {
+			id.Provider, name = provider, rest
+		}
+		id.Groups = append(id.Groups, name)
+	}
+	return id
+}
+
+// expect compares what an entry names, which may be several services, with what is wanted.
+func (s *Set) expect(failures []Failure, t *Test, sub *Subject, ref Ref, want bool) []Failure {
+	add := func(target string, d Decision) {
+		if d.Allowed != want {
+			failures = append(failures, Failure{Test: t.Name, Pos: ref.Pos, Target: target, Want: want, Decision: d})
+		}
+	}
+	if target, ok := testTarget(ref.Text); ok {
+		add(ref.Text, s.decideWhole(sub, s.Decide(sub, target)))
+		return failures
+	}
+	for _, idx := range s.expander.byText[ref.Text] {
+		add(s.doc.Services[idx].Name, s.decideWhole(sub, s.decideNamed(s.viewOf(sub), idx)))
+	}
+	return failures
+}
+
+// decideWhole decides the address too, where the policy itself says which one it is.
+func (s *Set) decideWhole(sub *Subject, d Decision) Decision {
+	if !d.Allowed || !d.Service.Addr.IsValid() || d.Dial.Network {
+		return d
+	}
+	return s.DecideAddr(sub, d, netip.AddrPortFrom(d.Service.Addr, d.Service.HostPort))
+}

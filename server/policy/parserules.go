@@ -1,0 +1,246 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Bounds of one rule's lists.
+const (
+	maxSubjects = 10_000
+	maxRefs     = MaxServices
+)
+
+// everyone is the user that stands for all who are logged in.
+const everyone = "*"
+
+func (d *decoder) rule(n *yaml.Node) {
+	r := &Rule{Pos: posOf(n)}
+	d.doc.Rules = append(d.doc.Rules, r)
+	subjects := false
+	d.section(n, "a rule", keys{
+		read: map[string]func(*yaml.Node){
+			"name":     func(n *yaml.Node) { r.Name, _ = d.text(n, "name", maxName) },
+			"subjects": func(n *yaml.Node) { subjects = true; d.subjects(n, r) },
+			"allow":    func(n *yaml.Node) { r.Allow = d.refs(n, "allow") },
+			"deny":     func(n *yaml.Node) { r.Deny = d.refs(n, "deny") },
+			"reason":   func(n *yaml.Node) { r.Reason, _ = d.text(n, "reason", maxText) },
+		},
+		later: []string{"when", "reauth_within", "not_before", "expires", "strict"},
+	})
+	if n.Kind != yaml.MappingNode {
+		return
+	}
+	d.want(n, r.Name != "", "name", "a rule needs a name: decisions and the audit log name it")
+	d.want(n, subjects, "subjects", "a rule needs subjects: groups, users or both")
+	if !hasKey(n, "allow") && !hasKey(n, "deny") {
+		d.fault(r.Pos, `the rule %s needs "allow" or "deny"`, quote(r.Name))
+	}
+}
+
+// want reports a key that is missing; a key that is there but wrong was reported where it stands.
+func (d *decoder) want(n *yaml.Node, ok bool, key, msg string) {
+	if !ok && !hasKey(n, key) {
+		d.fault(posOf(n), "%s", msg)
+	}
+}
+
+func hasKey(n *yaml.Node, key string) bool {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *decoder) subjects(n *yaml.Node, r *Rule) {
+	before := len(d.faults)
+	d.section(n, "subjects", keys{read: map[string]func(*yaml.Node){
+		"groups": func(n *yaml.Node) { r.Groups = d.groups(n) },
+		"users": func(n *yaml.Node) {
+			d.list(n, "users", maxSubjects, func(n *yaml.Node) {
+				if u, ok := d.user(n); ok {
+					r.Users = append(r.Users, u)
+				}
+			})
+			d.noRepeats(textsOf(r.Users, func(u UserRef) (string, Pos) { return u.Text, u.Pos }))
+		},
+	}})
+	if len(d.faults) == before && len(r.Groups)+len(r.Users) == 0 {
+		d.fault(posOf(n), "subjects name nobody: write groups or users; everyone who is logged in is users: [%q]", everyone)
+	}
+}
+
+func (d *decoder) groups(n *yaml.Node) []GroupRef {
+	var groups []GroupRef
+	d.list(n, "groups", maxSubjects, func(n *yaml.Node) {
+		if text, ok := d.text(n, "group", maxText); ok {
+			groups = append(groups, GroupRef{text, posOf(n)})
+		}
+	})
+	d.noRepeats(textsOf(groups, func(g GroupRef) (string, Pos) { return g.Text, g.Pos }))
+	return groups
+}
+
+// user reads "*", "ada@corp.example", "corp:ada@corp.example" or "corp:sub:248289761001".
+func (d *decoder) user(n *yaml.Node) (UserRef, bool) {
+	text, ok := d.text(n, "user", maxText)
+	if !ok {
+		return UserRef{}, false
+	}
+	u := UserRef{Text: text, Pos: posOf(n)}
+	who := text
+	if provider, rest, found := strings.Cut(text, ":"); found {
+		if !isLabel(provider) {
+			d.fault(u.Pos, "user %s: %s is no name of a provider", quote(text), quote(provider))
+			return u, false
+		}
+		u.Provider, who = provider, rest
+	}
+	subject, isSubject := strings.CutPrefix(who, "sub:")
+	switch {
+	case who == everyone:
+		u.Everyone = true
+	case isSubject && subject != "" && u.Provider != "":
+		u.Subject = subject
+	case isEmail(who):
+		u.Email = lowerASCII(who)
+	default:
+		d.fault(u.Pos, `user %s: want an e-mail address, "provider:" and one, "provider:sub:" and a subject, or %q for everyone who is logged in`, quote(text), everyone)
+		return u, false
+	}
+	return u, true
+}
+
+// isEmail accepts what can be compared as a whole: one @ with something on both sides, and nothing that a
+// quoted local part would need (RFC 5321, 4.1.2). An address with two is nobody's.
+func isEmail(s string) bool {
+	local, domain, ok := strings.Cut(s, "@")
+	return ok && local != "" && domain != "" && !strings.ContainsAny(domain, "@") &&
+		!strings.ContainsAny(s, ` "(),:;<>[]\/*`)
+}
+
+func (d *decoder) refs(n *yaml.Node, what string) []Ref {
+	var refs []Ref
+	d.list(n, what, maxRefs, func(n *yaml.Node) {
+		if text, ok := d.text(n, "service", maxText); ok {
+			refs = append(refs, Ref{text, posOf(n)})
+		}
+	})
+	d.noRepeats(textsOf(refs, func(r Ref) (string, Pos) { return r.Text, r.Pos }))
+	return refs
+}
+
+func textsOf[T any](list []T, get func(T) (string, Pos)) []Ref {
+	refs := make([]Ref, len(list))
+	for i, e := range list {
+		refs[i].Text, refs[i].Pos = get(e)
+	}
+	return refs
+}
+
+func (d *decoder) noRepeats(refs []Ref) {
+	seen := make(map[string]bool, len(refs))
+	for _, r := range refs {
+		if seen[r.Text] {
+			d.fault(r.Pos, "%s stands here a second time", quote(r.Text))
+		}
+		seen[r.Text] = true
+	}
+}
+
+func (d *decoder) test(n *yaml.Node) {
+	t := &Test{Pos: posOf(n)}
+	d.doc.Tests = append(d.doc.Tests, t)
+	d.section(n, "a test", keys{read: map[string]func(*yaml.Node){
+		"name":    func(n *yaml.Node) { t.Name, _ = d.text(n, "name", maxText) },
+		"at":      func(n *yaml.Node) { t.At = d.instant(n) },
+		"subject": func(n *yaml.Node) { d.testSubject(n, t) },
+		"allow":   func(n *yaml.Node) { t.Allow = d.refs(n, "allow") },
+		"deny":    func(n *yaml.Node) { t.Deny = d.refs(n, "deny") },
+	}})
+	if n.Kind != yaml.MappingNode {
+		return
+	}
+	d.want(n, t.Name != "", "name", "a test needs a name")
+	d.want(n, false, "subject", "a test needs a subject: user, groups or both")
+	if !hasKey(n, "allow") && !hasKey(n, "deny") {
+		d.fault(t.Pos, `the test %s needs "allow" or "deny"`, quote(t.Name))
+	}
+}
+
+func (d *decoder) instant(n *yaml.Node) time.Time {
+	s, ok := d.scalar(n, "a time")
+	if !ok {
+		return time.Time{}
+	}
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		d.fault(posOf(n), "%s is no time; write it as 2026-12-24T10:00:00Z", quote(s))
+	}
+	return at
+}
+
+func (d *decoder) testSubject(n *yaml.Node, t *Test) {
+	d.section(n, "the subject of a test", keys{
+		read: map[string]func(*yaml.Node){
+			"user": func(n *yaml.Node) {
+				u, ok := d.user(n)
+				if ok && u.Everyone {
+					d.fault(u.Pos, "a test is about one person, not everyone")
+				} else if ok {
+					t.User = &u
+				}
+			},
+			"groups": func(n *yaml.Node) {
+				if n.Kind == yaml.ScalarNode && n.Value == "unknown" {
+					t.GroupsUnknown = true
+					return
+				}
+				t.Groups = d.groups(n)
+			},
+		},
+		later: []string{"device"},
+	})
+}
+
+// isTag splits "tag:office".
+func isTag(text string) (tag string, ok bool) { return strings.CutPrefix(text, tagPrefix) }
+
+// resolve checks what entries name, now that all services are known.
+func (d *decoder) resolve() {
+	known := newNames(d.doc.Services)
+	d.uniqueEndpoints()
+	d.sharedAddresses()
+	rules := make(map[string]Pos, len(d.doc.Rules))
+	for _, r := range d.doc.Rules {
+		if first, taken := rules[r.Name]; taken && r.Name != "" {
+			d.fault(r.Pos, "a rule named %s stands in line %d already", quote(r.Name), first.Line)
+		}
+		rules[r.Name] = r.Pos
+		for _, ref := range slices.Concat(r.Allow, r.Deny) {
+			d.checkRef(known, ref)
+		}
+		d.contradiction(r)
+	}
+	for _, t := range d.doc.Tests {
+		for _, ref := range slices.Concat(t.Allow, t.Deny) {
+			if _, ok := testTarget(ref.Text); !ok {
+				d.checkRef(known, ref)
+			}
+		}
+	}
+}
+
+// contradiction refuses an entry in both lists of a rule: one of the two is a slip.
+func (d *decoder) contradiction(r *Rule) {
+	for _, deny := range r.Deny {
+		if slices.ContainsFunc(r.Allow, func(a Ref) bool { return a.Text == deny.Text }) {
+			d.fault(deny.Pos, "the rule %s allows and denies %s", quote(r.Name), quote(deny.Text))
+		}
+	}
+}
