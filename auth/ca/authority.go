@@ -25,6 +25,10 @@ const (
 	// tolerated between two machines.
 	Backdate = 60 * time.Second
 
+	// An authority begins earlier: what it issues must not begin before it, also on a machine whose clock is behind
+	// that of the machine with the root key.
+	authorityBackdate = time.Hour
+
 	issuerPath = "/issuer/"
 )
 
@@ -55,7 +59,7 @@ func authorityTemplate(name string, now time.Time, life time.Duration) *x509.Cer
 	return &x509.Certificate{
 		SerialNumber:          NewSerial(),
 		Subject:               pkix.Name{CommonName: truncate(name, 64)}, // ub-common-name, RFC 5280 appendix A.1
-		NotBefore:             now.Add(-Backdate),
+		NotBefore:             now.Add(-authorityBackdate),
 		NotAfter:              now.Add(life),
 		IsCA:                  true,
 		BasicConstraintsValid: true,

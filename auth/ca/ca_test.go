@@ -368,7 +368,7 @@ func TestIssueClientRefuses(t *testing.T) {
 		"nobody":               func(p *ClientProfile) { p.Identity = auth.Identity{} },
 		"too long":             func(p *ClientProfile) { p.NotAfter = p.NotBefore.Add(MaxClientLife + time.Second) },
 		"backwards":            func(p *ClientProfile) { p.NotAfter = p.NotBefore.Add(-time.Second) },
-		"before the authority": func(p *ClientProfile) { p.NotBefore = p.NotBefore.Add(-time.Hour) },
+		"before the authority": func(p *ClientProfile) { p.NotBefore = p.NotBefore.Add(-2 * time.Hour) },
 		"after the authority": func(p *ClientProfile) {
 			p.NotBefore = a.issuing.NotAfter.Add(-time.Minute)
 			p.NotAfter = a.issuing.NotAfter.Add(time.Minute)

@@ -131,7 +131,7 @@ func describe(t *testing.T, c *x509.Certificate) []string {
 		row("serial number", "128 random bits"),
 		row("signature", c.SignatureAlgorithm.String()),
 		row("issuer", c.Issuer.String()),
-		row("not before", "60 s before it is made"),
+		row("not before", backdateText(c)),
 		row("not after", lifetime(c)),
 		row("subject", orEmpty(c.Subject.String())),
 		row("public key", keyText(c)),
@@ -151,12 +151,35 @@ func orEmpty(s string) string {
 	return s
 }
 
+// backdateText is what the code says; TestValidityBeginsBeforeTheMaking compares it with the clock.
+func backdateText(c *x509.Certificate) string {
+	if c.IsCA {
+		return fmt.Sprintf("%d h before it is made", authorityBackdate/time.Hour)
+	}
+	return fmt.Sprintf("%d s before it is made", Backdate/time.Second)
+}
+
+func TestValidityBeginsBeforeTheMaking(t *testing.T) {
+	for name, cert := range freshCertificates(t) {
+		want := Backdate
+		if cert.IsCA {
+			want = authorityBackdate
+		}
+		if got := time.Since(cert.NotBefore); got < want || got > want+30*time.Second {
+			t.Errorf("%s began %s before it was made, want %s", name, got, want)
+		}
+	}
+}
+
 func lifetime(c *x509.Certificate) string {
 	life := c.NotAfter.Sub(c.NotBefore) - Backdate
+	if c.IsCA {
+		life += Backdate - authorityBackdate
+	}
 	if life < 24*time.Hour {
 		return fmt.Sprintf("%d h after it is made", life/time.Hour)
 	}
-	return fmt.Sprintf("%d days after it is made", (life+time.Hour)/(24*time.Hour))
+	return fmt.Sprintf("%d days after it is made", life/(24*time.Hour))
 }
 
 func keyText(c *x509.Certificate) string {
