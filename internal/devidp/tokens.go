@@ -149,6 +149,7 @@ func (s *storage) SetUserinfoFromScopes(context.Context, *zoidc.UserInfo, string
 
 // SetUserinfoFromRequest fills an ID token.
 func (s *storage) SetUserinfoFromRequest(_ context.Context, info *zoidc.UserInfo, r op.IDTokenRequest, scopes []string) error {
+	info.Subject = r.GetSubject() // op copies it over the token's
 	if c := s.clients[r.GetClientID()]; c == nil || c.UserInfoOnly {
 		return nil
 	}
