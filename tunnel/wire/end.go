@@ -17,6 +17,7 @@ const (
 	TerminateIdentity       TerminateCode = "identity"        // the certificate is not acceptable
 	TerminateIdle           TerminateCode = "idle"            // nothing was open for too long
 	TerminateRenewalRefused TerminateCode = "renewal_refused" // the provider refused to renew
+	TerminateUnavailable    TerminateCode = "unavailable"     // the gateway cannot admit anybody at the moment
 )
 
 // Termination is the last message on the control stream, from either side, and on both sides

@@ -1,0 +1,61 @@
+package tunnel
+
+import (
+	"sync"
+	"time"
+)
+
+// flowControl is what the receive windows of one session share: the budget and the round trip.
+//
+// A stream starts with 256 KiB. When half of its window was consumed in less than one round trip, the window is what holds the
+// sender back, and it doubles, as long as the sum of all windows stays within the budget. On a short path no window grows:
+// larger ones only cost cache there.
+type flowControl struct {
+	limits Limits
+	out    *frameWriter
+
+	mu      sync.Mutex
+	windows int64 // sum over all streams
+	rtt     time.Duration
+	rttAt   time.Time
+}
+
+// minGrowRTT keeps windows small where the round trip is lost in scheduling.
+const minGrowRTT = time.Millisecond
+
+func (c *flowControl) add(n int) {
+	c.mu.Lock()
+	c.windows += int64(n)
+	c.mu.Unlock()
+}
+
+// measured notes a round trip. The smallest one counts, for about a minute.
+func (c *flowControl) measured(rtt time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rtt == 0 || rtt <= c.rtt || time.Since(c.rttAt) > time.Minute {
+		c.rtt, c.rttAt = rtt, time.Now()
+	}
+}
+
+func (c *flowControl) minRTT() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rtt
+}
+
+// grow decides how much a window of that size grows when half of it was consumed within took, and reserves it.
+func (c *flowControl) grow(window int, took time.Duration) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rtt < minGrowRTT || took > c.rtt || 2*window > c.limits.MaxWindow || c.windows+int64(window) > c.limits.Budget {
+		return 0
+	}
+	c.windows += int64(window)
+	return window
+}
+
+// credit tells the peer that it may send n more bytes on a stream.
+func (c *flowControl) credit(id uint32, n int) {
+	c.out.control(frame{kind: frameWindow, id: id, length: uint32(n)})
+}

@@ -1,0 +1,90 @@
+package tunnel
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+// housekeeping watches what nobody waits for: the peer's signs of life, unanswered aborts, streams that nobody decides. It runs
+// once a second while there is such a thing, and otherwise when the next ping is due.
+func (s *Session) housekeeping() {
+	next, err := s.checkPeer()
+	if err == nil {
+		err = s.checkStreams(&next)
+	}
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.timer.Reset(next)
+	}
+}
+
+// checkPeer pings a silent peer, and reports one that has been silent for too long or takes nothing.
+func (s *Session) checkPeer() (next time.Duration, err error) {
+	quiet, stuck := s.sock.quiet(), s.sock.stuck()
+	switch {
+	case quiet >= deadAfter:
+		return 0, fmt.Errorf("connection lost: %w for %s", ErrDead, quiet.Round(time.Second))
+	case stuck >= writeStall:
+		return 0, fmt.Errorf("connection lost: %w: it took nothing for %s", ErrDead, stuck.Round(time.Second))
+	case quiet >= pingAfter:
+		s.probe()
+		return tick, nil
+	case stuck > 0:
+		return tick, nil
+	}
+	return max(pingAfter-quiet, tick), nil
+}
+
+// probe sends a ping, unless one is out.
+func (s *Session) probe() {
+	s.mu.Lock()
+	out := !s.pings.sent.IsZero()
+	nonce := uint32(0)
+	if !out {
+		nonce = s.pings.next()
+	}
+	s.mu.Unlock()
+	if !out {
+		s.out.control(frame{kind: framePing, flags: flagSYN, length: nonce})
+	}
+}
+
+// checkStreams looks at the streams that somebody has to answer for.
+func (s *Session) checkStreams(next *time.Duration) error {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, st := range s.aborting {
+		if now.Sub(st.abortedAt) > abortTimeout {
+			return protocolError("it did not answer the abort of stream %d within %s", id, abortTimeout)
+		}
+		*next = tick
+	}
+	for _, st := range s.lingering {
+		*next = tick
+		if now.Sub(st.lingerFrom) > abortTimeout {
+			s.resetLocked(st, &AbortError{Code: wire.AbortTimeout})
+		}
+	}
+	return nil
+}
+
+// decidedLocked takes a stream off the count of those without a reply.
+func (s *Session) decidedLocked(st *Stream) {
+	if !st.undecided {
+		return
+	}
+	st.undecided = false
+	if s.server {
+		s.pending--
+	} else {
+		<-s.opens
+	}
+}

@@ -1,0 +1,391 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+// recordReader is where a Read is within the peer's records.
+type recordReader struct {
+	head [wire.HeaderSize]byte
+	have int  // bytes of head that are there
+	left int  // payload of the current record that is still to come
+	end  bool // the peer's end record was read
+}
+
+// readMessage reads the request or the reply in front of the records.
+func (st *Stream) readMessage() (wire.Message, error) {
+	st.rmu.Lock()
+	defer st.rmu.Unlock()
+	var head [wire.HeaderSize]byte
+	if err := st.readFull(head[:]); err != nil {
+		return nil, err
+	}
+	h, err := wire.ParseHeader(head[:])
+	if err != nil {
+		return nil, st.violated(err)
+	}
+	if h.Type.IsRecord() {
+		return nil, st.violated(fmt.Errorf("%s before the stream is open", h.Type))
+	}
+	body := make([]byte, h.Length)
+	if err := st.readFull(body); err != nil {
+		return nil, err
+	}
+	m, err := wire.Parse(h.Type, body)
+	if err != nil {
+		return nil, st.violated(err)
+	}
+	return m, nil
+}
+
+func (st *Stream) readFull(p []byte) error {
+	for len(p) > 0 {
+		n, err := st.muxRead(p)
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// violated aborts the stream because the peer broke the protocol on it.
+func (st *Stream) violated(err error) error {
+	cause := &AbortError{Code: wire.AbortProtocol, Reason: err.Error()}
+	st.Abort(cause)
+	return cause
+}
+
+// Read implements net.Conn. On a udp stream it returns one datagram; what does not fit into p is lost, as with a socket.
+func (st *Stream) Read(p []byte) (int, error) {
+	if err := st.awaitReply(); err != nil {
+		return 0, err
+	}
+	st.rmu.Lock()
+	defer st.rmu.Unlock()
+	if st.isClosed() {
+		return 0, fmt.Errorf("read: %w", ErrClosed)
+	}
+	n, err := st.readRecord(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) && st.isClosed() {
+		err = fmt.Errorf("read: %w", ErrClosed)
+	}
+	return n, err
+}
+
+func (st *Stream) isClosed() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.closed
+}
+
+func (st *Stream) readRecord(p []byte) (int, error) {
+	if st.udp() {
+		return st.readDatagram(p)
+	}
+	return st.readData(p)
+}
+
+// awaitReply waits for the gateway's reply, and returns its refusal.
+func (st *Stream) awaitReply() error {
+	select {
+	case <-st.decided:
+		return nil
+	default:
+	}
+	select {
+	case <-st.decided:
+		return nil
+	case <-st.dead:
+		return st.Err()
+	}
+}
+
+func (st *Stream) readData(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, st.Err()
+	}
+	for st.rec.left == 0 {
+		if err := st.readHeader(wire.TypeData); err != nil {
+			return 0, err
+		}
+	}
+	n, err := st.muxRead(p[:min(len(p), st.rec.left)])
+	st.rec.left -= n
+	return n, err
+}
+
+func (st *Stream) readDatagram(p []byte) (int, error) {
+	if st.rec.left == 0 {
+		if err := st.readHeader(wire.TypeDatagram); err != nil {
+			return 0, err
+		}
+	}
+	size := st.rec.left
+	buf := p
+	if len(p) < size {
+		buf = make([]byte, size) // rare: the caller's buffer is too short
+	}
+	got := 0
+	for st.rec.left > 0 {
+		n, err := st.muxRead(buf[got:size])
+		got += n
+		st.rec.left -= n
+		if err != nil {
+			// A frame holds a whole record, so this is no deadline that passed between two parts but a failure.
+			return 0, st.cutShort(err)
+		}
+	}
+	return copy(p, buf[:size]), nil
+}
+
+// cutShort is the error of a record whose rest does not come.
+func (st *Stream) cutShort(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) && st.Err() == nil {
+		st.Abort(&AbortError{Code: wire.AbortTimeout})
+	}
+	return err
+}
+
+// readHeader reads the header of the next record. A deadline may interrupt it; the next call goes on.
+func (st *Stream) readHeader(want wire.Type) error {
+	r := &st.rec
+	if r.end {
+		return io.EOF
+	}
+	for r.have < len(r.head) {
+		n, err := st.muxRead(r.head[r.have:])
+		r.have += n
+		if err != nil {
+			return err
+		}
+	}
+	r.have = 0
+	return st.startRecord(r.head, want)
+}
+
+func (st *Stream) startRecord(head [wire.HeaderSize]byte, want wire.Type) error {
+	h, err := wire.ParseHeader(head[:])
+	switch {
+	case err != nil:
+	case h.Type == want:
+		st.rec.left = h.Length
+		return nil
+	case h.Type == wire.TypeEnd:
+		st.rec.end = true
+		st.endSeen()
+		return io.EOF
+	default:
+		err = fmt.Errorf("%s on a %s stream", h.Type, st.request.Target.Kind)
+	}
+	return st.violated(err)
+}
+
+// endSeen notes that the peer's end was read. If ours was sent, the user needs nothing more of the session.
+func (st *Stream) endSeen() {
+	st.peerEnded.Store(true)
+	st.mu.Lock()
+	over := st.ended
+	st.mu.Unlock()
+	if over {
+		st.userFinished()
+	}
+}
+
+// muxRead reads from yamux and translates its errors.
+func (st *Stream) muxRead(p []byte) (int, error) {
+	n, err := st.mux.Read(p)
+	if n > 0 {
+		st.consumed(n)
+		return n, nil
+	}
+	if err == nil {
+		return 0, nil
+	}
+	return 0, st.readError(err)
+}
+
+func (st *Stream) readError(err error) error {
+	switch {
+	case err == yamux.ErrTimeout:
+		if cause := st.Err(); cause != nil {
+			return cause
+		}
+		return os.ErrDeadlineExceeded
+	case err == yamux.ErrConnectionReset:
+		<-st.dead // the reason is on its way, in front of the reset
+		return st.Err()
+	}
+	// EOF without an end record: the session ended, or the peer broke the protocol. Never a clean end.
+	select {
+	case <-st.dead:
+		return st.Err()
+	case <-st.s.done:
+		return st.s.Err()
+	default:
+	}
+	cause := &AbortError{Code: wire.AbortTruncated}
+	st.Abort(cause)
+	return cause
+}
+
+// inbound counts n bytes that came for the stream, on yamux's reading goroutine. keep is false when nobody will read them.
+func (st *Stream) inbound(n int) (keep bool, err error) {
+	if st.finSeen { // written on this goroutine only
+		return false, protocolError("it sent %d bytes into stream %d after its end", n, st.id)
+	}
+	if got := st.received.Add(int64(n)); got > st.granted.Load() {
+		return false, protocolError("it sent %d bytes into stream %d, more than its window", got, st.id)
+	}
+	return !st.discard.Load(), nil
+}
+
+// consumed gives the peer new credit for what was read, when it is half a window.
+func (st *Stream) consumed(n int) {
+	st.read.Add(int64(n))
+	st.owed += n
+	window := int(st.window.Load())
+	if st.owed < window/2 {
+		return
+	}
+	now := time.Now()
+	grown := 0
+	if !st.epoch.IsZero() {
+		grown = st.s.flow.grow(window, now.Sub(st.epoch))
+	}
+	st.epoch = now
+	st.window.Store(int64(window + grown))
+	n, st.owed = st.owed+grown, 0
+	st.granted.Add(int64(n))
+	st.s.flow.credit(st.id, n)
+}
+
+// gather is what WriteTo reads into: a few full records.
+type gather struct {
+	bytes  [4 * (wire.HeaderSize + wire.MaxPayload)]byte
+	pieces [][]byte
+}
+
+var gathers = sync.Pool{New: func() any { return new(gather) }}
+
+// buffersWriter is relay.BuffersWriter.
+type buffersWriter interface {
+	WriteBuffers(pieces *[][]byte) (int64, error)
+}
+
+// WriteTo implements io.WriterTo: it writes what arrives to w until the peer's clean end, several records in one call where w takes
+// them (WriteBuffers, or a *net.TCPConn), and holds no buffer while it waits. On a udp stream each Write is one datagram.
+func (st *Stream) WriteTo(w io.Writer) (total int64, err error) {
+	if err := st.awaitReply(); err != nil {
+		return 0, err
+	}
+	st.rmu.Lock()
+	defer st.rmu.Unlock()
+	if st.udp() {
+		return st.writeDatagramsTo(w)
+	}
+	for {
+		n, err := st.moveTo(w)
+		total += n
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+func (st *Stream) writeDatagramsTo(w io.Writer) (total int64, err error) {
+	buf := make([]byte, wire.MaxPayload)
+	for {
+		n, err := st.readDatagram(buf)
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+		n, err = w.Write(buf[:n])
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// moveTo waits for something to arrive, with a few bytes in hand, and then moves what is there.
+func (st *Stream) moveTo(w io.Writer) (int64, error) {
+	var first [64]byte
+	n, err := st.muxRead(first[:])
+	if err != nil {
+		return 0, err
+	}
+	if st.buffered() == 0 {
+		return st.movePieces(w, first[:n], nil)
+	}
+	g := gathers.Get().(*gather)
+	defer gathers.Put(g)
+	have := copy(g.bytes[:], first[:n])
+	n, err = st.muxRead(g.bytes[have:])
+	if err != nil {
+		return 0, err
+	}
+	total, err := st.movePieces(w, g.bytes[:have+n], g.pieces[:0])
+	clear(g.pieces)
+	return total, err
+}
+
+// buffered is how much has come in and was not read.
+func (st *Stream) buffered() int64 { return st.received.Load() - st.read.Load() }
+
+// movePieces writes the payload that is in raw, which may begin and end anywhere within a record.
+func (st *Stream) movePieces(w io.Writer, raw []byte, pieces [][]byte) (int64, error) {
+	r := &st.rec
+	var end error
+	for len(raw) > 0 && end == nil {
+		if r.left == 0 {
+			k := copy(r.head[r.have:], raw)
+			r.have += k
+			raw = raw[k:]
+			if r.have == len(r.head) {
+				r.have = 0
+				end = st.startRecord(r.head, wire.TypeData)
+			}
+			continue
+		}
+		k := min(r.left, len(raw))
+		pieces = append(pieces, raw[:k])
+		raw = raw[k:]
+		r.left -= k
+	}
+	n, err := writePieces(w, pieces)
+	if err != nil {
+		return n, err
+	}
+	return n, end
+}
+
+func writePieces(w io.Writer, pieces [][]byte) (int64, error) {
+	switch len(pieces) {
+	case 0:
+		return 0, nil
+	case 1:
+		n, err := w.Write(pieces[0])
+		return int64(n), err
+	}
+	if bw, ok := w.(buffersWriter); ok {
+		return bw.WriteBuffers(&pieces)
+	}
+	return (*net.Buffers)(&pieces).WriteTo(w)
+}
