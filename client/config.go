@@ -1,0 +1,50 @@
+package client
+
+import (
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/culvert-vpn/culvert/client/certstore"
+	"github.com/culvert-vpn/culvert/internal/buildinfo"
+)
+
+// Config is what a Client needs.
+type Config struct {
+	// Profile holds the login. Required.
+	Profile *certstore.Profile
+	// Logger is optional; by default nothing is logged. Secrets never are.
+	Logger *slog.Logger
+	// Dial opens plain connections, to the gateway and to an outbound proxy.
+	// Default: a net.Dialer.
+	Dial DialFunc
+	// Proxy chooses the outbound proxy. Default: EnvironmentProxy.
+	Proxy ProxyFunc
+	// ProviderHTTP asks the login provider at a renewal. Default: that of
+	// auth/oidc, with its bounds and its guard against redirects inwards.
+	ProviderHTTP *http.Client
+	// Now is the wall clock. Default: time.Now.
+	Now func() time.Time
+	// Version is what the gateway is told. Default: this build's.
+	Version string
+}
+
+func (cfg Config) withDefaults() Config {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{KeepAlive: 15 * time.Second}).DialContext
+	}
+	if cfg.Proxy == nil {
+		cfg.Proxy = EnvironmentProxy()
+	}
+	if cfg.Version == "" {
+		cfg.Version = buildinfo.Version()
+	}
+	return cfg
+}

@@ -1,0 +1,83 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"time"
+
+	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/client/login"
+	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+// Login is what a profile holds after a login: an immutable snapshot.
+type Login struct {
+	URL         string // of the gateway, as given to login
+	Tunnel      string // host:port of the tunnel
+	TrustDomain auth.TrustDomain
+	Roots       *x509.CertPool // of the tunnel; pinned
+	Certificate tls.Certificate
+	Leaf        *x509.Certificate
+	Identity    auth.Identity
+	Deadline    time.Time     // the session's
+	Skew        time.Duration // the gateway's clock minus ours, as measured at the enrolment
+}
+
+// Session is the session that the certificate belongs to.
+func (l *Login) Session() auth.SessionID { return l.Identity.Session }
+
+// Serial names the certificate.
+func (l *Login) Serial() auth.Serial { return auth.SerialOf(l.Leaf) }
+
+// renewalRefused says that a session is not renewed any more: only a login helps.
+type renewalRefused = login.Refused
+
+// credentials is where logins come from.
+type credentials interface {
+	// Peek returns the stored login without its private key, or ErrNotLoggedIn. It is cheap.
+	Peek() (*Login, error)
+	// Load returns the stored login whole, or ErrNotLoggedIn. It may ask a keyring, not the network.
+	Load(ctx context.Context) (*Login, error)
+	// Renew returns a login of the same session whose certificate is newer than
+	// old's: the stored one if another process renewed it meanwhile, else a new
+	// one, which is durable when Renew returns. The error is a refusal (as a
+	// *renewalRefused) when only a login helps; any other may pass by itself.
+	Renew(ctx context.Context, old *Login) (*Login, error)
+	// ServerTime asks the gateway for its clock, over HTTPS.
+	ServerTime(ctx context.Context, of *Login) (time.Time, error)
+}
+
+// session is one connection to a gateway, a *tunnel.Session.
+type session interface {
+	Open(ctx context.Context, target wire.Target, opts OpenOptions) (Stream, error)
+	Renew(ctx context.Context, chain [][]byte) (wire.Renewed, error)
+	Ping(ctx context.Context) (time.Duration, error)
+	Welcome() wire.Welcome
+	Counters() counters
+	TLS() tls.ConnectionState
+	Done() <-chan struct{}
+	Err() error // after Done
+	// Close ends the session and its streams, telling the gateway why.
+	Close(why wire.Termination)
+}
+
+// events is what a session reports by itself. Its methods do not block.
+type events interface {
+	onServices(wire.Services)
+	onDraining(wire.Draining)
+}
+
+// connectFunc makes a session. An error may be a *wire.Termination.
+type connectFunc func(ctx context.Context, login *Login, ev events) (session, error)
+
+func userOf(l *Login) status.User {
+	id := l.Identity
+	return status.User{Name: id.Name, Email: id.Email, Subject: id.Subject, Issuer: id.Issuer, Provider: id.Provider,
+		Groups: id.Groups, Device: string(id.Device)}
+}
+
+func sessionOf(l *Login) status.Session {
+	return status.Session{ID: string(l.Session()), Serial: string(l.Serial()), NotAfter: l.Leaf.NotAfter, Deadline: l.Deadline}
+}

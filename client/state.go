@@ -1,0 +1,128 @@
+package client
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/culvert-vpn/culvert/client/status"
+)
+
+// endsSoon is when the end of a session is announced, so that nobody is
+// surprised in the middle of work.
+const endsSoon = 30 * time.Minute
+
+// Status returns the snapshot of now.
+func (c *Client) Status() status.Status {
+	s, _, _ := c.snapshot()
+	return s
+}
+
+// snapshot returns the status, how many attempts failed since the last
+// connection, and what is closed at the next change.
+func (c *Client) snapshot() (status.Status, int, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := status.Status{
+		State: c.state.state, Since: c.since, Reason: c.state.reason, Remedy: c.state.remedy, Reference: c.state.reference,
+		Profile: c.profile, Offers: slices.Clone(c.offers), Process: c.process(), Traffic: c.trafficLocked(),
+	}
+	if c.login != nil && s.State != status.NotLoggedIn {
+		s.Gateway = c.gatewayLocked()
+		s.User, s.Session = userOf(c.login), sessionOf(c.login)
+	}
+	s.Warnings = c.warningsLocked()
+	return s, c.failures, c.changed
+}
+
+func (c *Client) gatewayLocked() status.Gateway {
+	var g status.Gateway
+	if c.lane != nil {
+		g = c.lane.gateway()
+	}
+	g.URL, g.Address, g.Skew = c.login.URL, c.login.Tunnel, c.skew.Round(time.Millisecond)
+	if c.via != nil {
+		g.Proxy = c.via(c.login.Tunnel)
+	}
+	return g
+}
+
+func (c *Client) trafficLocked() status.Traffic {
+	total, draining := c.past, counters{}
+	for _, l := range c.retired {
+		draining.add(l.session.Counters())
+	}
+	total.add(draining)
+	if c.lane != nil {
+		total.add(c.lane.session.Counters())
+	}
+	return status.Traffic{Streams: total.streams, Draining: draining.streams, Opened: total.opened,
+		Sent: total.sent, Received: total.received}
+}
+
+// warningsLocked returns what was raised and what follows from the clocks.
+func (c *Client) warningsLocked() []status.Warning {
+	list := slices.Clone(c.warnings)
+	if c.skew.Abs() >= skewWarn {
+		list = append(list, skewWarning(c.skew))
+	}
+	if c.login == nil || c.login.Deadline.IsZero() {
+		return list
+	}
+	left := c.login.Deadline.Sub(c.cfg.Now().Add(c.skew))
+	if over := (status.Status{State: c.state.state}).Final(); left > 0 && left <= endsSoon && !over {
+		list = append(list, status.Warning{Code: status.WarnSessionEnds,
+			Text:   "the session ends in " + status.Span(left) + "; then every stream is cut",
+			Remedy: "run `culvert login` before that: open work goes on"})
+	}
+	return list
+}
+
+func skewWarning(skew time.Duration) status.Warning {
+	side := "slow"
+	if skew < 0 {
+		side = "fast"
+	}
+	return status.Warning{Code: status.WarnClockSkew,
+		Text:   fmt.Sprintf("your clock is %s %s, compared with the gateway's", status.Span(skew), side),
+		Remedy: "set this computer's clock, or switch automatic time on"}
+}
+
+// raise adds a warning, in place of an earlier one of the same code.
+func (c *Client) raise(w *status.Warning) { c.update(func() { c.raiseLocked(w) }) }
+
+func (c *Client) raiseLocked(w *status.Warning) {
+	if w == nil {
+		return
+	}
+	c.warnings = slices.DeleteFunc(c.warnings, func(o status.Warning) bool { return o.Code == w.Code })
+	c.warnings = append(c.warnings, *w)
+}
+
+// fingerprint is equal for snapshots that look the same.
+func fingerprint(s status.Status) string {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
+
+// describeTLS names version, key exchange and cipher suite.
+func describeTLS(state tls.ConnectionState) string {
+	if state.Version == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s, %s, %s", tls.VersionName(state.Version), state.CurveID, tls.CipherSuiteName(state.CipherSuite))
+}
+
+// clockTime prints a moment, with its day when it is not today's.
+func clockTime(t, now time.Time) string {
+	t, now = t.Local(), now.Local()
+	if t.Year() == now.Year() && t.YearDay() == now.YearDay() {
+		return t.Format("15:04")
+	}
+	return t.Format("2006-01-02 15:04")
+}
