@@ -8,15 +8,23 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// ErrIdle is the cause of a copy that ended because no byte moved for the idle time-out.
-var ErrIdle = errors.New("idle time-out")
+// ErrIdle is the cause of a copy that ended because no byte moved for the idle time-out. It is an os.ErrDeadlineExceeded to
+// errors.Is, and a time-out to net.Error.
+var ErrIdle error = idleError{}
+
+type idleError struct{}
+
+func (idleError) Error() string        { return "idle time-out" }
+func (idleError) Timeout() bool        { return true }
+func (idleError) Temporary() bool      { return false }
+func (idleError) Is(target error) bool { return target == os.ErrDeadlineExceeded }
 
 // Conn is one end of a relayed stream. Read, Write and the closing methods may be called at the same time.
 type Conn interface {

@@ -1,0 +1,304 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/auth/mtls"
+	"github.com/culvert-vpn/culvert/server/audit"
+	"github.com/culvert-vpn/culvert/server/policy"
+	"github.com/culvert-vpn/culvert/server/session"
+	"github.com/culvert-vpn/culvert/tunnel"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+// link is one tunnel connection while it is served.
+type link struct {
+	g      *Gateway
+	ctx    context.Context // of HandleTunnel
+	remote netip.AddrPort
+	log    *slog.Logger
+
+	session *session.Session // nil until admitted
+	tun     *tunnel.Session
+	client  string
+	began   time.Time
+	record  string // of the opening record
+
+	due     chan struct{}  // services are to be announced
+	ending  chan time.Time // a warning is due
+	streams sync.WaitGroup
+
+	renewing sync.Mutex
+	peer     mtls.Peer // guarded by renewing once the link is served
+
+	subject atomic.Pointer[subject]
+}
+
+// subject is the policy's view of an identity, made once per certificate.
+type subject struct {
+	of     *auth.Identity
+	policy *policy.Subject
+	actor  *audit.Actor
+}
+
+// HandleTunnel serves a connection from its finished handshake until it has ended, and closes it. The error says why it ended; it is
+// a *wire.Termination when one of the two ends said so.
+func (g *Gateway) HandleTunnel(ctx context.Context, sock *tunnel.Socket, conn *tls.Conn) error {
+	defer sock.Close()
+	peer, err := mtls.PeerIdentity(conn.ConnectionState(), g.cfg.TrustDomain)
+	if err != nil {
+		return err
+	}
+	l := &link{
+		g: g, ctx: ctx, peer: peer, remote: addrPort(sock), began: g.cfg.Now(),
+		due: make(chan struct{}, 1), ending: make(chan time.Time, 1),
+		log: g.log.With("user", peer.Identity.UserID(), "session", peer.Identity.Session, "remote", sock.RemoteAddr().String()),
+	}
+	if err := g.register(l); err != nil {
+		return err
+	}
+	defer g.unregister(l)
+	l.tun, err = tunnel.Server(ctx, sock, conn, tunnel.ServerConfig{
+		Logger: l.log, Limits: g.cfg.Tunnel, Admit: l.admit, OnRenewed: l.renewed, Stalls: g.cfg.Stalls,
+	})
+	if l.session != nil {
+		defer l.session.Remove()
+	}
+	if err != nil {
+		return err
+	}
+	return l.serve()
+}
+
+func addrPort(sock *tunnel.Socket) netip.AddrPort {
+	at, err := netip.ParseAddrPort(sock.RemoteAddr().String())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+}
+
+// admit answers Hello. The session is registered first and checked then: what is locked in between cuts it.
+func (l *link) admit(hello wire.Hello) (wire.Welcome, error) {
+	l.client = hello.Client
+	welcome, err := l.tryAdmit(hello)
+	if err == nil {
+		return welcome, nil
+	}
+	var term *wire.Termination
+	if !errors.As(err, &term) {
+		l.log.Error("cannot check a session", "error", err)
+		term = &wire.Termination{Code: wire.TerminateLimit, Reason: "the gateway cannot check your session at the moment; try again"}
+	}
+	l.g.metrics.refused.WithLabelValues(string(term.Code)).Inc()
+	return wire.Welcome{}, l.auditRefusal(*term)
+}
+
+func (l *link) tryAdmit(hello wire.Hello) (wire.Welcome, error) {
+	id := l.peer.Identity
+	if l.g.isDraining() {
+		return wire.Welcome{}, &wire.Termination{Code: wire.TerminateShutdown, Reason: shutdownReason}
+	}
+	if hello.Session != "" && hello.Session != string(id.Session) {
+		return wire.Welcome{}, &wire.Termination{Code: wire.TerminateIdentity, Reason: "the client names another session than its certificate does"}
+	}
+	s, err := l.g.cfg.Registry.Add(l.ctx, session.Spec{
+		Identity: id, Serial: l.peer.Serial, NotAfter: l.peer.Certificate.NotAfter,
+		Remote: l.remote, Client: hello.Client, Lane: hello.Lane, Warn: l.warn,
+	})
+	if err != nil {
+		return wire.Welcome{}, err
+	}
+	l.session = s
+	deadline, err := l.g.cfg.Admit(l.ctx, l.peer)
+	if err != nil {
+		return wire.Welcome{}, err
+	}
+	s.SetDeadline(deadline)
+	if err := context.Cause(s.Context()); err != nil {
+		return wire.Welcome{}, err
+	}
+	return l.welcome(), nil
+}
+
+func (l *link) welcome() wire.Welcome {
+	return wire.Welcome{
+		Session: string(l.peer.Identity.Session), Gateway: string(l.g.cfg.ID), ServerTime: l.g.cfg.Now(),
+		NotAfter: l.session.NotAfter(), Deadline: l.session.Deadline(), Roots: l.roots(),
+	}
+}
+
+func (l *link) roots() [][]byte {
+	if l.g.cfg.RootsDER == nil {
+		return nil
+	}
+	return l.g.cfg.RootsDER()
+}
+
+// serve runs an admitted connection until its end.
+func (l *link) serve() error {
+	if err := l.auditOpened(); err != nil {
+		term := wire.Termination{Code: wire.TerminateLimit, Reason: "the gateway cannot write its audit log; try again later"}
+		l.tun.CloseWith(term)
+		return &term
+	}
+	l.log.Info("session opened", "serial", l.session.Serial(), "client", l.client)
+	var accepting sync.WaitGroup
+	accepting.Go(l.accept)
+	l.announce()
+	err := l.watch()
+	l.session.Remove() // cuts the streams that are left
+	_ = l.tun.Close()
+	accepting.Wait()
+	l.streams.Wait()
+	l.auditClosed(err)
+	l.log.Info("session closed", "reason", err)
+	return err
+}
+
+// accept starts a goroutine for each stream and never waits for one.
+func (l *link) accept() {
+	for {
+		req, err := l.tun.Accept(l.ctx)
+		if err != nil {
+			return
+		}
+		l.streams.Go(func() { l.serveStream(req) })
+	}
+}
+
+// watch tells the client what it is to know until the connection has ended.
+func (l *link) watch() error {
+	draining := l.g.draining
+	for {
+		select {
+		case <-l.session.Context().Done():
+			term := l.termination()
+			l.tun.CloseWith(*term)
+			return term
+		case <-l.tun.Done():
+			return l.tun.Err()
+		case <-draining:
+			draining = nil
+			l.tell("draining", l.tun.Drain(wire.Draining{Reason: shutdownReason, Deadline: l.g.drainDeadline()}))
+		case <-l.due:
+			l.tell("services", l.tun.SendServices(l.services()))
+		case end := <-l.ending:
+			l.log.Warn("session is about to end", "at", end)
+			l.tell("warning", l.tun.SendRenewed(l.standing()))
+		}
+	}
+}
+
+func (l *link) tell(what string, err error) {
+	if err != nil {
+		l.log.Debug("cannot tell the client", "what", what, "error", err)
+	}
+}
+
+// termination is why the session was cut, in the form that the client gets.
+func (l *link) termination() *wire.Termination {
+	var term *wire.Termination
+	if errors.As(context.Cause(l.session.Context()), &term) {
+		return term
+	}
+	return &wire.Termination{Code: wire.TerminateShutdown, Reason: shutdownReason}
+}
+
+// announce has the services sent, once however often it is asked meanwhile.
+func (l *link) announce() {
+	select {
+	case l.due <- struct{}{}:
+	default:
+	}
+}
+
+func (l *link) services() wire.Services {
+	set := l.g.cfg.Policy()
+	return wire.Services{Services: set.Services(l.whom().policy), PolicyVersion: set.Version()}
+}
+
+// warn is called by the register.
+func (l *link) warn(end time.Time) {
+	select {
+	case l.ending <- end:
+	default:
+	}
+}
+
+// whom returns the subject of the identity that the session runs under now.
+func (l *link) whom() *subject {
+	id := l.session.Identity()
+	if s := l.subject.Load(); s != nil && s.of == id {
+		return s
+	}
+	s := &subject{of: id, policy: policy.NewSubject(*id), actor: audit.NewActor(*id, l.session.Serial(), l.remote)}
+	l.subject.Store(s)
+	return s
+}
+
+// standing is how long the session lives as things are.
+func (l *link) standing() wire.Renewed {
+	return wire.Renewed{NotAfter: l.session.NotAfter(), Deadline: l.session.Deadline(), Roots: l.roots()}
+}
+
+// renewed takes a renewed certificate that the client presents on the control stream. What it claims is verified as at a handshake,
+// and it must continue this very session with this very key.
+func (l *link) renewed(chain [][]byte) (wire.Renewed, error) {
+	l.renewing.Lock()
+	defer l.renewing.Unlock()
+	if err := l.renew(chain); err != nil {
+		l.g.metrics.renewals.WithLabelValues("refused").Inc()
+		l.log.Warn("renewed certificate refused", "error", err)
+		return wire.Renewed{}, err
+	}
+	l.g.metrics.renewals.WithLabelValues("ok").Inc()
+	l.announce()
+	return l.standing(), nil
+}
+
+func (l *link) renew(chain [][]byte) error {
+	next, err := mtls.VerifyClientChain(chain, mtls.ChainOptions{Roots: l.g.cfg.Roots(), TrustDomain: l.g.cfg.TrustDomain, Now: l.g.cfg.Now()})
+	if err != nil {
+		return err
+	}
+	if err := l.peer.CheckRenewal(next); err != nil {
+		return err
+	}
+	deadline, err := l.g.cfg.Admit(l.ctx, next)
+	if err != nil {
+		return errNoRenewalNow(err)
+	}
+	if err := l.auditRenewed(next, deadline); err != nil {
+		return errNoRenewalNow(err)
+	}
+	err = l.session.Renew(session.Renewal{Identity: next.Identity, Serial: next.Serial, NotAfter: next.Certificate.NotAfter, Deadline: deadline})
+	if err != nil {
+		return err
+	}
+	l.peer = next
+	// Once more, behind the change: a lock that came in between compared with the old claims.
+	var term *wire.Termination
+	if _, err := l.g.cfg.Admit(l.ctx, next); errors.As(err, &term) {
+		l.session.End(term)
+		return term
+	}
+	return nil
+}
+
+// errNoRenewalNow keeps the text of internal errors from the client.
+func errNoRenewalNow(err error) error {
+	var term *wire.Termination
+	if errors.As(err, &term) {
+		return term
+	}
+	return errors.New("the gateway cannot take the certificate at the moment")
+}

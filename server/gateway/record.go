@@ -1,0 +1,180 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/culvert-vpn/culvert/auth/mtls"
+	"github.com/culvert-vpn/culvert/server/audit"
+	"github.com/culvert-vpn/culvert/tunnel"
+	"github.com/culvert-vpn/culvert/tunnel/relay"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+// append writes a record on behalf of the gateway: the end of whatever it is about must not take the record with it.
+func (g *Gateway) append(ctx context.Context, r audit.Record) (audit.Receipt, error) {
+	receipt, err := g.cfg.Audit.Append(context.WithoutCancel(ctx), r)
+	if err != nil {
+		g.metrics.auditErrors.Inc()
+		g.log.Error("cannot write an audit record", "event", r.Event, "error", err)
+	}
+	return receipt, err
+}
+
+// newReference is a short number that people can read to one another: 40 random bits in base32.
+func newReference() string {
+	var b [5]byte
+	rand.Read(b[:])
+	return base32.StdEncoding.EncodeToString(b[:])
+}
+
+// auditRefusal records that a connection was not admitted, and returns the termination with its reference.
+func (l *link) auditRefusal(term wire.Termination) *wire.Termination {
+	receipt, err := l.g.append(l.ctx, audit.Record{
+		Event: audit.EventSessionRefused, Actor: audit.NewActor(l.peer.Identity, l.peer.Serial, l.remote),
+		Client: l.client, Condition: string(term.Code), Reason: term.Reason,
+	})
+	if err == nil {
+		term.Reference = receipt.Reference
+	}
+	return &term
+}
+
+func (l *link) auditOpened() error {
+	l.record = newReference()
+	_, err := l.g.append(l.ctx, audit.Record{
+		Event: audit.EventSessionOpen, Stream: l.record, Actor: l.whom().actor, Client: l.client,
+		Period: &audit.Period{NotAfter: l.session.NotAfter(), Deadline: l.session.Deadline()},
+	})
+	return err
+}
+
+func (l *link) auditClosed(why error) {
+	info := l.session.Info()
+	_, _ = l.g.append(l.ctx, audit.Record{
+		Event: audit.EventSessionClose, Stream: l.record, Actor: l.whom().actor, Reason: why.Error(),
+		Transfer: transfer(info.BytesIn, info.BytesOut, l.g.cfg.Now().Sub(l.began)),
+	})
+}
+
+func (l *link) auditRenewed(next mtls.Peer, deadline time.Time) error {
+	_, err := l.g.append(l.ctx, audit.Record{
+		Event: audit.EventSessionRenewed, Stream: l.record, Actor: audit.NewActor(next.Identity, next.Serial, l.remote),
+		Period: &audit.Period{NotAfter: next.Certificate.NotAfter, Deadline: deadline},
+	})
+	return err
+}
+
+func transfer(sent, received int64, took time.Duration) *audit.Transfer {
+	return &audit.Transfer{Sent: uint64(sent), Received: uint64(received), DurationMS: took.Milliseconds()}
+}
+
+// describe fills in what every record of a stream has.
+func (x *stream) describe(event audit.Event) audit.Record {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r := audit.Record{
+		Event: event, Stream: x.record, Actor: x.l.whom().actor, Trace: x.req.Request.TraceID, Kind: x.target.Kind,
+		Target: x.target.String(), Service: x.decision.ServiceName(), Rule: x.decision.Rule, Policy: x.decision.Version,
+	}
+	if x.address.IsValid() {
+		r.Address = x.address.String()
+	}
+	return r
+}
+
+// auditOpening is written before the first packet to the service. Without it there is no stream.
+func (x *stream) auditOpening(at netip.AddrPort) error {
+	r := x.describe(audit.EventStreamOpen)
+	r.Address = at.String()
+	receipt, err := x.l.g.append(x.l.ctx, r)
+	if err != nil {
+		return &wire.Refusal{Code: wire.CodeUnavailable, Reason: "the gateway cannot write its audit log", Remedy: "Tell your administrator."}
+	}
+	x.record = receipt.Stream
+	return nil
+}
+
+// auditRefusal records why a request came to nothing and puts the reference into r. A denial stays one when it cannot be recorded.
+func (x *stream) auditRefusal(r *wire.Refusal, why error) {
+	event := audit.EventStreamDenied
+	var den *denial
+	switch {
+	case x.record != "":
+		event = audit.EventStreamClose // its opening record is written
+	case r.Code == wire.CodeRefused || r.Code == wire.CodeUnreachable || r.Code == wire.CodeTimedOut:
+		event = audit.EventStreamFailed
+	}
+	rec := x.describe(event)
+	rec.Code, rec.Reason = r.Code, r.Reason
+	if event != audit.EventStreamDenied { // those get theirs from the log, one for all repetitions
+		rec.Reference = newReference()
+	}
+	if errors.As(why, &den) {
+		d := den.decision
+		rec.Service, rec.Rule, rec.Policy, rec.Condition = d.ServiceName(), d.Rule, d.Version, string(d.Condition)
+	}
+	if event == audit.EventStreamClose {
+		rec.Transfer = transfer(0, 0, x.l.g.cfg.Now().Sub(x.began))
+	}
+	if receipt, err := x.l.g.append(x.l.ctx, rec); err == nil {
+		r.Reference = receipt.Reference
+	}
+}
+
+func (x *stream) auditClosing(res relay.Result) {
+	r := x.describe(audit.EventStreamClose)
+	end, reason := x.ending(res)
+	r.Condition, r.Reason = end, reason
+	r.Transfer = transfer(res.AtoB, res.BtoA, x.l.g.cfg.Now().Sub(x.began))
+	_, _ = x.l.g.append(x.l.ctx, r)
+	x.l.g.metrics.cut.WithLabelValues(end).Inc()
+	x.l.log.Debug("stream closed", "target", r.Target, "end", end, "reason", reason, "sent", res.AtoB, "received", res.BtoA)
+}
+
+// ending says how a stream ended, for programs and for people.
+func (x *stream) ending(res relay.Result) (end, reason string) {
+	cause := context.Cause(x.reg.Context())
+	var (
+		den  *denial
+		term *wire.Termination
+	)
+	switch {
+	case errors.As(cause, &den):
+		return "revoked", fmt.Sprintf("%s (%s)", den.decision.Reason, den.decision.Condition)
+	case errors.Is(cause, errMoved):
+		return "revoked", errMoved.Error()
+	case errors.As(cause, &term):
+		return string(term.Code), term.Reason
+	case cause != nil:
+		return "lost", cause.Error()
+	case errors.Is(res.Cause, relay.ErrIdle):
+		return "idle", "nothing moved for the idle time-out"
+	case res.Cause != nil:
+		return who(res.By) + "_aborted", abortText(res.Cause)
+	}
+	return who(res.By) + "_ended", ""
+}
+
+func who(side relay.Side) string {
+	switch side {
+	case relay.SideA:
+		return "client"
+	case relay.SideB:
+		return "service"
+	}
+	return "gateway"
+}
+
+func abortText(err error) string {
+	var abort *tunnel.AbortError
+	if errors.As(err, &abort) && abort.Reason != "" {
+		return abort.Reason
+	}
+	return err.Error()
+}

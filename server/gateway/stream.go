@@ -1,0 +1,258 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/culvert-vpn/culvert/server/dialer"
+	"github.com/culvert-vpn/culvert/server/policy"
+	"github.com/culvert-vpn/culvert/server/session"
+	"github.com/culvert-vpn/culvert/tunnel"
+	"github.com/culvert-vpn/culvert/tunnel/relay"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+// stream is one request to reach something, from its arrival to its closing record.
+type stream struct {
+	l      *link
+	req    *tunnel.NewStream
+	target wire.Target
+	reg    *session.Stream
+	meter  relay.Meter
+	began  time.Time
+	record string // of the opening record; "" until it is written
+
+	mu       sync.Mutex
+	decision policy.Decision // allowed, once there is one
+	address  netip.AddrPort  // dialed; zero until then
+}
+
+func (l *link) serveStream(req *tunnel.NewStream) {
+	x := &stream{l: l, req: req, target: req.Request.Target, began: l.g.cfg.Now()}
+	conn, err := x.open()
+	if x.reg != nil {
+		defer x.reg.Close()
+	}
+	if err != nil {
+		x.refuse(err)
+		return
+	}
+	x.serve(conn)
+}
+
+// open takes the request to a connection to the service, or to the reason why there is none.
+func (x *stream) open() (net.Conn, error) {
+	if x.l.g.isDraining() {
+		return nil, &wire.Refusal{Code: wire.CodeDraining, Reason: shutdownReason, Remedy: "Connect again."}
+	}
+	var err error
+	x.reg, err = x.l.session.OpenStream(session.StreamSpec{Target: x.target, Meter: &x.meter, Recheck: x.recheck})
+	if err != nil {
+		return nil, err
+	}
+	if err := x.reg.Settle(x.decide); err != nil {
+		return nil, err
+	}
+	return x.dial()
+}
+
+// decide asks the policy. What it notes is what recheck goes by.
+func (x *stream) decide() error {
+	began := time.Now()
+	d := x.l.g.cfg.Policy().Decide(x.l.whom().policy, x.target)
+	x.l.g.metrics.decide.Observe(time.Since(began).Seconds())
+	x.mu.Lock()
+	x.decision = d
+	x.mu.Unlock()
+	x.reg.Note(session.Facts{Service: d.ServiceName(), Rule: d.Rule})
+	if !d.Allowed {
+		return &denial{d}
+	}
+	return nil
+}
+
+// recheck decides an open stream again: the target, where it leads to, and the address that was dialed.
+func (x *stream) recheck() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	was := x.decision
+	if !was.Allowed {
+		return nil // not decided yet, or on its way to a refusal
+	}
+	set, sub := x.l.g.cfg.Policy(), x.l.whom().policy
+	is := set.Decide(sub, x.target)
+	if is.Allowed && x.address.IsValid() {
+		is = set.DecideAddr(sub, is, x.address)
+	}
+	if !is.Allowed {
+		return &denial{is}
+	}
+	if is.Dial.Kind != was.Dial.Kind || is.Dial.Host != was.Dial.Host || is.Dial.Port != was.Dial.Port {
+		return errMoved
+	}
+	x.decision = is
+	return nil
+}
+
+// denial is a decision of the policy against a stream.
+type denial struct{ decision policy.Decision }
+
+func (d *denial) Error() string { return d.decision.Refusal("").Error() }
+
+var errMoved = errors.New("the service leads elsewhere now; open it again")
+
+// check decides about an address before anything is sent to it, and writes the opening record before the first.
+func (x *stream) check(at netip.AddrPort) error {
+	x.mu.Lock()
+	d := x.decision
+	x.mu.Unlock()
+	if d = x.l.g.cfg.Policy().DecideAddr(x.l.whom().policy, d, at); !d.Allowed {
+		return &denial{d}
+	}
+	if x.record != "" {
+		return nil
+	}
+	return x.auditOpening(at)
+}
+
+func (x *stream) dial() (net.Conn, error) {
+	began := time.Now()
+	x.mu.Lock()
+	to := x.decision.Dial
+	x.mu.Unlock()
+	conn, err := x.l.g.cfg.Dialer.DialChecked(x.reg.Context(), dialer.Target{Kind: to.Kind, Host: to.Host, Port: to.Port, Literal: to.Literal}, x.check)
+	code := wire.CodeOK
+	if err != nil {
+		code = x.refusal(err).Code
+	}
+	x.l.g.metrics.dials.WithLabelValues(string(code)).Observe(time.Since(began).Seconds())
+	if err != nil {
+		return nil, x.cutOr(err)
+	}
+	if err := x.dialed(conn); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// dialed notes the address and then looks whether it may still be: a change from here on finds the stream in the register.
+func (x *stream) dialed(conn net.Conn) error {
+	at, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err != nil {
+		return err
+	}
+	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	x.mu.Lock()
+	x.address = at
+	d := x.decision
+	x.mu.Unlock()
+	x.reg.Note(session.Facts{Service: d.ServiceName(), Rule: d.Rule, Address: at})
+	if err := x.recheck(); err != nil {
+		return err
+	}
+	return x.cutOr(nil)
+}
+
+// cutOr prefers the reason for which the stream was cut meanwhile to what came of that.
+func (x *stream) cutOr(err error) error {
+	if cause := context.Cause(x.reg.Context()); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// refuse answers the client, after the record.
+func (x *stream) refuse(err error) {
+	r := x.refusal(err)
+	x.auditRefusal(r, err)
+	x.l.g.metrics.decisions.WithLabelValues(string(r.Code), string(x.target.Kind)).Inc()
+	if err := x.req.Reject(r); err != nil {
+		x.l.log.Debug("cannot reject a stream", "error", err)
+	}
+}
+
+// refusal puts an error into the words that the client gets. Reference and service are filled in later.
+func (x *stream) refusal(err error) *wire.Refusal {
+	var (
+		den    *denial
+		ref    *wire.Refusal
+		failed *dialer.Error
+		term   *wire.Termination
+	)
+	switch {
+	case errors.As(err, &den):
+		return den.decision.Refusal("")
+	case errors.As(err, &ref):
+		return &wire.Refusal{Code: ref.Code, Reason: ref.Reason, Remedy: ref.Remedy, Service: x.service()}
+	case errors.As(err, &failed):
+		return failed.Refusal(x.service(), "")
+	case errors.As(err, &term) && term.Code == wire.TerminateExpired:
+		return &wire.Refusal{Code: wire.CodeExpired, Reason: term.Reason, Service: x.service()}
+	case errors.As(err, &term):
+		return &wire.Refusal{Code: wire.CodeDenied, Reason: term.Reason, Service: x.service()}
+	}
+	return &wire.Refusal{Code: wire.CodeUnavailable, Reason: "the gateway cannot open this stream at the moment", Service: x.service()}
+}
+
+func (x *stream) service() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.decision.ServiceName()
+}
+
+// serve relays an open stream and accounts for it.
+func (x *stream) serve(conn net.Conn) {
+	client, err := x.req.Accept(x.service())
+	x.reg.Decided()
+	if err != nil {
+		abortService(conn)
+		x.auditClosing(relay.Result{Cause: err, By: relay.SideA})
+		return
+	}
+	x.l.g.metrics.decisions.WithLabelValues(string(wire.CodeOK), string(x.target.Kind)).Inc()
+	ctx, stop := abortContext(x.reg.Context())
+	defer stop()
+	var res relay.Result
+	if service, ok := conn.(*net.TCPConn); ok {
+		res = relay.Copy(ctx, client, relay.TCP(service), relay.Options{Meter: &x.meter, IdleTimeout: x.l.g.cfg.IdleTimeout})
+	} else {
+		res = relay.CopyPackets(ctx, client, conn, relay.Options{Meter: &x.meter, IdleTimeout: relay.PacketIdle(x.address.Port())})
+	}
+	x.auditClosing(res)
+}
+
+func abortService(conn net.Conn) {
+	if service, ok := conn.(*net.TCPConn); ok {
+		relay.TCP(service).Abort(nil)
+		return
+	}
+	conn.Close()
+}
+
+// abortContext is ctx with causes that say to the client what the gateway means.
+func abortContext(ctx context.Context) (context.Context, func()) {
+	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { cancel(abortCause(context.Cause(ctx))) })
+	return out, func() { stop(); cancel(nil) }
+}
+
+func abortCause(cause error) error {
+	var (
+		den  *denial
+		term *wire.Termination
+	)
+	switch {
+	case errors.As(cause, &den):
+		return &tunnel.AbortError{Code: wire.AbortRevoked, Reason: den.decision.Reason}
+	case errors.As(cause, &term):
+		return &tunnel.AbortError{Code: wire.AbortTerminated, Reason: term.Reason}
+	case errors.Is(cause, errMoved):
+		return &tunnel.AbortError{Code: wire.AbortRevoked, Reason: errMoved.Error()}
+	}
+	return &tunnel.AbortError{Code: wire.AbortTerminated, Reason: cause.Error()}
+}
