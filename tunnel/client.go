@@ -157,7 +157,9 @@ func (s *Session) mayOpen() error {
 
 // startStream sends SYN and OpenRequest, as one TLS record if nothing else is being sent.
 func (s *Session) startStream(request []byte, req wire.OpenRequest) (*Stream, error) {
+	s.opening.Lock()
 	mux, err := s.mux.OpenStream()
+	s.opening.Unlock()
 	if err != nil {
 		return nil, connectionLost(err)
 	}

@@ -35,6 +35,8 @@ type Session struct {
 	fresh  chan *NewStream // server: streams whose request is there
 	opened atomic.Int64    // streams so far
 
+	opening sync.Mutex // yamux numbers a stream and then sends its SYN: two at once would arrive out of order
+
 	// lifeMu may be taken with any other lock held.
 	lifeMu sync.Mutex
 	gone   bool // nothing new is started
