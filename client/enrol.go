@@ -211,4 +211,3 @@ func Offline(profile *certstore.Profile, now time.Time) (status.Status, error) {
 	}
 	return s, nil
 }
-
