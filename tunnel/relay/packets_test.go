@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -136,9 +137,26 @@ func TestCopyPacketsHalfEnd(t *testing.T) {
 	if got := <-a.answers; got != "answer" {
 		t.Errorf("got %q", got)
 	}
-	if res := <-done; res.Cause != relay.ErrIdle {
+	if res := <-done; res.Cause != relay.ErrIdle || !errors.Is(res.Cause, os.ErrDeadlineExceeded) {
 		t.Errorf("got %+v", res)
 	}
+}
+
+func TestCopyPacketsWaitsForAnswersOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, service := net.Pipe()
+		a := &oneQuestion{answers: make(chan string, 1)}
+		began := time.Now()
+		done := make(chan relay.Result, 1)
+		go func() { done <- relay.CopyPackets(t.Context(), a, b, relay.Options{}) }()
+		service.Read(make([]byte, 64))
+		time.Sleep(4 * time.Second)
+		service.Write([]byte("answer"))
+		<-a.answers
+		if res := <-done; res.Cause != relay.ErrIdle || time.Since(began) != 9*time.Second {
+			t.Errorf("after %v: %+v", time.Since(began), res)
+		}
+	})
 }
 
 type oneQuestion struct {

@@ -183,14 +183,14 @@ func (c *copier) checkIdle() {
 	if last := c.meter.LastActive(); !last.IsZero() {
 		quiet = min(quiet, time.Since(last))
 	}
-	if quiet >= c.idle {
-		c.end(SideLocal, ErrIdle)
-		return
-	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.ended {
-		c.timer.Reset(c.idle - quiet)
+	left := c.idle - quiet
+	if left > 0 && !c.ended {
+		c.timer.Reset(left)
+	}
+	c.mu.Unlock()
+	if left <= 0 {
+		c.end(SideLocal, ErrIdle)
 	}
 }
 
@@ -205,6 +205,15 @@ func (c *copier) end(by Side, cause error) {
 	c.mu.Unlock()
 	close(c.done)
 	c.abort(cause)
+}
+
+// hurry lowers the idle time-out to d, counted from now at the latest.
+func (c *copier) hurry(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.idle = min(c.idle, d); !c.ended {
+		c.timer.Reset(c.idle)
+	}
 }
 
 // finished notes a clean end of the direction from side.

@@ -13,21 +13,17 @@ import (
 // WriteTo copies to w until the peer's clean end. It takes a buffer only when there is something to read, so that an idle stream
 // holds none.
 func (t *tcpConn) WriteTo(w io.Writer) (total int64, err error) {
-	raw, err := t.conn.SyscallConn()
-	if err != nil {
+	var r lazyRead
+	if err := r.init(t.conn); err != nil {
 		return 0, err
 	}
-	var r lazyRead
-	try := r.try // one closure for the life of the stream
 	for {
-		if err := raw.Read(try); err != nil {
+		got, err := r.next()
+		if err != nil || len(got) == 0 {
+			r.drop()
 			return total, err
 		}
-		if r.err != nil || r.n == 0 {
-			r.drop()
-			return total, r.result()
-		}
-		n, err := w.Write(r.buf.bytes[:r.n])
+		n, err := w.Write(got)
 		r.drop()
 		total += int64(n)
 		if err != nil {
@@ -36,19 +32,58 @@ func (t *tcpConn) WriteTo(w io.Writer) (total int64, err error) {
 	}
 }
 
-// lazyRead is one read that borrows its buffer for as long as there is data.
-type lazyRead struct {
-	buf *buffer
-	n   int
-	err error
+// moveFromSocket moves datagrams in the same way. An empty one is a datagram, too.
+func moveFromSocket(w *packetWriter, conn *net.UDPConn) error {
+	var r lazyRead
+	if err := r.init(conn); err != nil {
+		return err
+	}
+	for {
+		got, err := r.next()
+		if err == nil {
+			_, err = w.Write(got)
+		} else if transientPacketError(err) {
+			err = nil
+		}
+		r.drop()
+		if err != nil {
+			return err
+		}
+	}
 }
 
-// try reads without blocking; false asks the poller to call again when the socket is readable.
-func (r *lazyRead) try(fd uintptr) bool {
+// lazyRead reads from a socket and borrows its buffer for as long as there is data.
+type lazyRead struct {
+	raw   syscall.RawConn
+	try   func(fd uintptr) bool // one closure for the life of the stream
+	buf   *buffer
+	n     int
+	errno error
+}
+
+func (r *lazyRead) init(conn syscall.Conn) (err error) {
+	r.raw, err = conn.SyscallConn()
+	r.try = r.tryRead
+	return err
+}
+
+// next returns what one read gives, until drop. Nothing and no error is the end of a stream.
+func (r *lazyRead) next() ([]byte, error) {
+	if err := r.raw.Read(r.try); err != nil {
+		return nil, err
+	}
+	if r.errno != nil {
+		return nil, &net.OpError{Op: "read", Net: "socket", Err: os.NewSyscallError("read", r.errno)}
+	}
+	return r.buf.bytes[:r.n], nil
+}
+
+// tryRead reads without blocking; false asks the poller to call again when the socket is readable.
+func (r *lazyRead) tryRead(fd uintptr) bool {
 	r.buf = takeBuffer()
 	for {
-		r.n, r.err = syscall.Read(int(fd), r.buf.bytes[:])
-		switch r.err {
+		r.n, r.errno = syscall.Read(int(fd), r.buf.bytes[:])
+		switch r.errno {
 		case syscall.EINTR:
 			continue
 		case syscall.EAGAIN:
@@ -64,13 +99,6 @@ func (r *lazyRead) drop() {
 		r.buf.release()
 		r.buf = nil
 	}
-}
-
-func (r *lazyRead) result() error {
-	if r.err == nil {
-		return nil
-	}
-	return &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", r.err)}
 }
 
 // waitReset uses that a reset wakes the poller's readers and leaves SO_ERROR set. Reading the option clears it, which is right only
