@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"errors"
 	"net/netip"
 	"slices"
@@ -29,8 +28,7 @@ type Set struct {
 	byHost   map[endpoint]int32   // desktop host name and port, unique
 	byDial   map[endpoint][]int32 // name and port that the gateway dials
 	byAddr   map[addrKey][]int32  // address and port that the gateway dials
-	networks map[netip.Prefix][]int32
-	lengths  [2][]int // of the networks' prefixes, longest first: IPv4, IPv6
+	networks [2]trie              // IPv4, IPv6
 
 	// Whom a rule matches: ascending indexes into rules.
 	byGroup   map[groupKey][]int32
@@ -111,7 +109,6 @@ func (s *Set) indexServices() {
 	n := len(s.doc.Services)
 	s.byName, s.byHost = make(map[string]int32, n), make(map[endpoint]int32, n)
 	s.byDial, s.byAddr = make(map[endpoint][]int32, n), make(map[addrKey][]int32)
-	s.networks = make(map[netip.Prefix][]int32)
 	for i, svc := range s.doc.Services {
 		idx := int32(i)
 		s.byName[svc.Name] = idx
@@ -120,7 +117,7 @@ func (s *Set) indexServices() {
 		}
 		switch {
 		case svc.IsNetwork():
-			s.networks[svc.Network] = append(s.networks[svc.Network], idx)
+			s.networks[familyOf(svc.Network.Addr())].insert(svc.Network, idx)
 		case svc.Addr.IsValid():
 			k := addrKey{svc.Kind, netip.AddrPortFrom(svc.Addr, svc.HostPort)}
 			s.byAddr[k] = append(s.byAddr[k], idx)
@@ -132,18 +129,6 @@ func (s *Set) indexServices() {
 	}
 	slices.Sort(s.hosts)
 	s.hosts = slices.Compact(s.hosts)
-	s.collectLengths()
-}
-
-func (s *Set) collectLengths() {
-	for p := range s.networks {
-		family := familyOf(p.Addr())
-		s.lengths[family] = append(s.lengths[family], p.Bits())
-	}
-	for f, lengths := range s.lengths {
-		slices.SortFunc(lengths, func(a, b int) int { return cmp.Compare(b, a) })
-		s.lengths[f] = slices.Compact(lengths)
-	}
 }
 
 func familyOf(addr netip.Addr) int {

@@ -28,7 +28,7 @@ func (s *Set) Decide(sub *Subject, t wire.Target) Decision {
 		return s.decideNamed(s.viewOf(sub), idx)
 	}
 	if addr, err := netip.ParseAddr(t.Host); err == nil {
-		return s.decideAddr(s.viewOf(sub), t.Kind, netip.AddrPortFrom(addr, t.Port))
+		return s.decideAddr(s.viewOf(sub), t.Kind, netip.AddrPortFrom(addr, t.Port), t.Host)
 	}
 	return s.decideHost(sub, t)
 }
@@ -85,8 +85,8 @@ func (s *Set) decideNamed(v *view, idx int32) Decision {
 	}
 }
 
-// decideAddr decides an address by all services that contain it.
-func (s *Set) decideAddr(v *view, kind wire.Kind, at netip.AddrPort) Decision {
+// decideAddr decides an address by all services that contain it. text is how it was written.
+func (s *Set) decideAddr(v *view, kind wire.Kind, at netip.AddrPort, text string) Decision {
 	if at.Addr().Zone() != "" {
 		return s.badTarget("an address with a zone (%s) means nothing here", quote(at.Addr().String()))
 	}
@@ -105,8 +105,17 @@ func (s *Set) decideAddr(v *view, kind wire.Kind, at netip.AddrPort) Decision {
 	}
 	return Decision{
 		Allowed: true, Code: wire.CodeOK, Service: s.doc.Services[t.best], Rule: s.rules[t.allow.rule()].name, Version: s.version,
-		Dial: Dial{Kind: kind, Host: at.Addr().String(), Port: at.Port(), Literal: t.literal, Network: true},
+		Dial: Dial{Kind: kind, Host: canonicalAddr(at.Addr(), text), Port: at.Port(), Literal: t.literal, Network: true},
 	}
+}
+
+// canonicalAddr is addr.String(), without an allocation where text is that already.
+func canonicalAddr(addr netip.Addr, text string) string {
+	var buf [64]byte
+	if b := addr.AppendTo(buf[:0]); string(b) != text {
+		return string(b)
+	}
+	return text
 }
 
 // A tally collects the services that contain an address.
@@ -156,20 +165,26 @@ func (s *Set) gather(v *view, kind wire.Kind, at netip.AddrPort, special bool) t
 }
 
 func (s *Set) gatherNetworks(t *tally, v *view, kind wire.Kind, at netip.AddrPort, special bool) {
-	full := at.Addr().BitLen()
-	for _, bits := range s.lengths[familyOf(at.Addr())] {
-		if special && bits != full {
-			return // the longest come first
-		}
-		p, err := at.Addr().Prefix(bits)
-		if err != nil {
-			continue
-		}
-		for _, idx := range s.networks[p] {
-			if s.doc.Services[idx].contains(kind, at) {
-				t.add(v, idx, bits)
-				t.literal = t.literal || bits == full
+	nodes := s.networks[familyOf(at.Addr())].nodes
+	if len(nodes) == 0 {
+		return
+	}
+	bits, full := bitsOf(at.Addr()), at.Addr().BitLen()
+	n := int32(0)
+	for depth := 0; ; depth++ {
+		if !special || depth == full {
+			for _, idx := range nodes[n].services {
+				if svc := s.doc.Services[idx]; svc.Kind == kind && svc.hasPort(at.Port()) {
+					t.add(v, idx, depth)
+					t.literal = t.literal || depth == full
+				}
 			}
+		}
+		if depth == full {
+			return
+		}
+		if n = nodes[n].child[bits.at(depth)]; n == 0 {
+			return
 		}
 	}
 }
@@ -182,16 +197,16 @@ func (s *Set) DecideAddr(sub *Subject, d Decision, at netip.AddrPort) Decision {
 		return s.refuseAgain(d)
 	}
 	addr := at.Addr().Unmap()
-	if what, special := SpecialRange(addr); special && !(d.Dial.Literal && addr.String() == d.Dial.Host) {
+	if what, special := SpecialRange(addr); special && !(d.Dial.Literal && canonicalAddr(addr, d.Dial.Host) == d.Dial.Host) {
 		return s.refuseAddr(d, s.specialAddress(addr, what))
 	}
 	if d.Dial.Network || d.Dial.Literal {
-		if at.Port() != d.Dial.Port || addr.String() != d.Dial.Host {
+		if at.Port() != d.Dial.Port || canonicalAddr(addr, d.Dial.Host) != d.Dial.Host {
 			return s.refuseAddr(d, s.otherAddress(at))
 		}
 	}
 	if d.Dial.Network {
-		return s.decideAddr(s.viewOf(sub), d.Dial.Kind, at)
+		return s.decideAddr(s.viewOf(sub), d.Dial.Kind, at, d.Dial.Host)
 	}
 	t := tally{best: -1, rank: -1}
 	v := s.viewOf(sub)

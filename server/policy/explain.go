@@ -99,8 +99,8 @@ func addGroups(names []string, refs []GroupRef) []string {
 		if len(names) > maxNamedGroups {
 			return names
 		}
-		if !slices.Contains(names, g.Text) {
-			names = append(names, g.Text)
+		if name := short(g.Text, 64); !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
 	return names
@@ -120,10 +120,12 @@ func openTo(groups []string) string {
 }
 
 // quote returns s so that it can stand in a sentence: short, and nothing in it acts on a terminal.
-func quote(s string) string {
-	const limit = 96
-	if len(s) > limit {
-		s = strings.ToValidUTF8(s[:limit], "") + "…"
+func quote(s string) string { return strconv.QuoteToGraphic(short(s, 96)) }
+
+// short cuts s to limit bytes, between characters.
+func short(s string, limit int) string {
+	if len(s) <= limit {
+		return s
 	}
-	return strconv.QuoteToGraphic(s)
+	return strings.ToValidUTF8(s[:limit], "") + "…"
 }

@@ -86,11 +86,6 @@ type Service struct {
 // IsNetwork reports whether the service is a network and not a single named endpoint.
 func (s *Service) IsNetwork() bool { return s.Network.IsValid() }
 
-// contains reports whether an address and port of that kind belong to a network service.
-func (s *Service) contains(kind wire.Kind, addr netip.AddrPort) bool {
-	return s.Kind == kind && s.Network.Contains(addr.Addr()) && s.hasPort(addr.Port())
-}
-
 func (s *Service) hasPort(port uint16) bool {
 	for _, r := range s.Ports {
 		if r.Contains(port) {

@@ -39,3 +39,5 @@ func TestExampleLoadsAndPasses(t *testing.T) {
 		t.Errorf("version %q", v)
 	}
 }
+
+type wireServices = wire.Services

@@ -1,0 +1,89 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+// largePolicy has 10,000 rules over 1,000 services, a fifth of them networks of many lengths.
+func largePolicy(b testing.TB) *Set {
+	b.Helper()
+	var t strings.Builder
+	t.WriteString("version: 1\nservices:\n")
+	for i := range 1000 {
+		if i%5 == 0 {
+			fmt.Fprintf(&t, "  net%d: {network: %s, ports: [22, 443, 8000-8999], tags: [t%d]}\n", i, networkFor(i), i%20)
+			continue
+		}
+		fmt.Fprintf(&t, "  s%d: {address: 'h%d.internal:443', hostnames: [s%d.corp.example], tags: [t%d]}\n", i, i, i, i%20)
+	}
+	t.WriteString("rules:\n")
+	for i := range 10_000 {
+		effect := "allow"
+		if i%10 == 9 {
+			effect = "deny"
+		}
+		svc := fmt.Sprintf("s%d", (i%1000)/5*5+1)
+		fmt.Fprintf(&t, "  - {name: r%d, subjects: {groups: [g%d], users: [u%d@corp.example]}, %s: [%s, 'tag:t%d']}\n", i, i%500, i, effect, svc, i%20)
+	}
+	return mustLoad(b, t.String(), "corp")
+}
+
+// networkFor spreads networks over the lengths from /12 to /31.
+func networkFor(i int) string {
+	bits := 12 + i/5%20
+	return fmt.Sprintf("%d.%d.0.0/%d", 10+i/5/100, i/5%16*16, bits)
+}
+
+func BenchmarkDecide(b *testing.B) {
+	s := largePolicy(b)
+	subject := NewSubject(person("u7@corp.example", "g3", "g14", "g159"))
+	for _, bb := range []struct {
+		name   string
+		target wire.Target
+	}{
+		{"service", service("s501")},
+		{"hostname", host("s501.corp.example", 443)},
+		{"address", host("10.0.0.1", 443)},
+		{"address/none", host("192.0.2.1", 443)},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				s.Decide(subject, bb.target)
+			}
+		})
+	}
+}
+
+func BenchmarkSubject(b *testing.B) {
+	s := largePolicy(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Decide(NewSubject(person("u7@corp.example", "g3", "g14", "g159")), service("s501"))
+	}
+}
+
+func BenchmarkLoad(b *testing.B) {
+	for b.Loop() {
+		largePolicy(b)
+	}
+}
+
+// The bar of decisions that are spelled as the policy spells them: no allocation, allowed or not.
+func TestDecideDoesNotAllocate(t *testing.T) {
+	s := mustLoad(t, office, "corp")
+	ada := sub("ada@corp.example", "engineering", "juniors")()
+	for name, target := range map[string]wire.Target{
+		"allowed": service("wiki"), "denied": service("payroll"), "hostname": host("wiki.corp.example", 80),
+		"address allowed": host("10.20.6.1", 22),
+		"address denied":  host("10.20.5.1", 22),
+	} {
+		if n := testing.AllocsPerRun(100, func() { s.Decide(ada, target) }); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
