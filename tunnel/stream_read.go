@@ -100,15 +100,23 @@ func (st *Stream) readRecord(p []byte) (int, error) {
 func (st *Stream) awaitReply() error {
 	select {
 	case <-st.decided:
-		return nil
+		return st.refused()
 	default:
 	}
 	select {
 	case <-st.decided:
-		return nil
+		return st.refused()
 	case <-st.dead:
 		return st.Err()
 	}
+}
+
+// refused is the gateway's refusal, once there is a reply: it is set before decided is closed and never again.
+func (st *Stream) refused() error {
+	if st.refusal != nil {
+		return st.refusal
+	}
+	return nil
 }
 
 func (st *Stream) readData(p []byte) (int, error) {
