@@ -60,7 +60,7 @@ type Config struct {
 
 	// RootsDER are the roots that clients are to pin, as DER. Optional; default: clients keep theirs.
 	RootsDER func() [][]byte
-	// Tunnel bounds every connection. Optional.
+	// Tunnel bounds every connection. Optional; streams and undecided streams default to the register's limits.
 	Tunnel tunnel.Limits
 	// Stalls bounds streams that nobody reads, over all connections. Optional.
 	Stalls *tunnel.StallLimit
@@ -119,6 +119,13 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	if g.cfg.Now == nil {
 		g.cfg.Now = time.Now
+	}
+	limits := cfg.Registry.Limits()
+	if g.cfg.Tunnel.MaxStreams == 0 {
+		g.cfg.Tunnel.MaxStreams = limits.StreamsPerSession
+	}
+	if g.cfg.Tunnel.MaxUndecided == 0 {
+		g.cfg.Tunnel.MaxUndecided = limits.UndecidedPerSession
 	}
 	return g, nil
 }

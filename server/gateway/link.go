@@ -273,6 +273,12 @@ func (l *link) renew(chain [][]byte) error {
 	if err := l.peer.CheckRenewal(next); err != nil {
 		return err
 	}
+	if next.Serial == l.peer.Serial {
+		return nil // presented again because the answer got lost
+	}
+	if !next.Certificate.NotAfter.After(l.session.NotAfter()) {
+		return session.ErrNotLater
+	}
 	deadline, err := l.g.cfg.Admit(l.ctx, next)
 	if err != nil {
 		return errNoRenewalNow(err)
