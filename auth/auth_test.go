@@ -342,7 +342,7 @@ func TestSerialIsTheNameOfACertificate(t *testing.T) {
 	if got := SerialOf(cert); got != "00000000000000000000000000001234" {
 		t.Errorf("SerialOf = %s", got)
 	}
-	if NewSessionID() == NewSessionID() {
+	if one, two := NewSessionID(), NewSessionID(); one == two {
 		t.Error("two sessions have one name")
 	}
 }

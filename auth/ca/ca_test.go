@@ -326,7 +326,9 @@ func TestThreatTwoInstallationsShareNothing(t *testing.T) {
 		for _, path := range []string{filepath.Join(dir, rootKeyFile), filepath.Join(dir, issuingKeyFile), filepath.Join(httpsDir, httpsKeyFile)} {
 			key, err := readKey(path)
 			must(t, err)
-			text := key.D.String()
+			raw, err := key.Bytes()
+			must(t, err)
+			text := string(raw)
 			if was := seen[text]; was != "" {
 				t.Errorf("%s %s has the key of %s", run, filepath.Base(path), was)
 			}
