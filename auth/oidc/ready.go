@@ -156,9 +156,6 @@ func (v *Verifier) untilRetry() time.Duration {
 // CloseIdleConnections lets go of idle connections to the provider.
 func (v *Verifier) CloseIdleConnections() { v.opts.HTTPClient.CloseIdleConnections() }
 
-// errKeyFetch marks that keys could not be had, in contrast to a signature that does not fit them.
-var errKeyFetch = errors.New("the provider's keys could not be fetched")
-
 // watchedKeys remembers the key set's error, which go-oidc reports as text only.
 type watchedKeys struct {
 	gooidc.KeySet
@@ -196,7 +193,7 @@ func (t *keyTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.body == nil || t.now().Sub(t.fetched) >= keysFresh {
 		body, resp, err := t.fetch(req)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errKeyFetch, err)
+			return nil, err
 		}
 		if body == nil {
 			return resp, nil // a redirect: the client follows it, with its own rules

@@ -155,7 +155,7 @@ func (v *Verifier) signed(ctx context.Context, p *Provider, keys gooidc.KeySet, 
 		SupportedSigningAlgs: allowed, SkipClientIDCheck: true, SkipExpiryCheck: true, SkipIssuerCheck: true,
 	}).Verify(ctx, raw)
 	switch {
-	case watched.err != nil && (errors.Is(watched.err, errKeyFetch) || ctx.Err() != nil):
+	case errors.Unwrap(watched.err) != nil: // go-oidc wraps why it has no keys; that none fits is an error of its own
 		return nil, nil, unavailable(ctx, "fetch the keys of "+v.config.Issuer, watched.err)
 	case watched.err != nil:
 		return nil, nil, refuseToken("signature", "the ID token's signature is not by a key of %s", v.config.Issuer)
