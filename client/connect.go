@@ -49,15 +49,21 @@ func (n *network) connect(ctx context.Context, login *Login, ev events) (session
 		OnDraining: ev.onDraining,
 	})
 	if err != nil {
-		_ = raw.Close()
 		return nil, err
 	}
-	if roots := s.Welcome().Roots; len(roots) > 0 {
-		if err := n.creds.PinRoots(ctx, roots); err != nil {
-			n.cfg.Logger.Warn("the gateway's new roots could not be stored", "error", err)
-		}
+	n.pin(ctx, s.Welcome().Roots)
+	return &liveSession{s, n.pin}, nil
+}
+
+// pin takes roots that a gateway announced over the tunnel, whose own roots it
+// proved there.
+func (n *network) pin(ctx context.Context, roots [][]byte) {
+	if len(roots) == 0 {
+		return
 	}
-	return &liveSession{s}, nil
+	if err := n.creds.PinRoots(ctx, roots); err != nil {
+		n.cfg.Logger.Warn("the gateway's new roots could not be stored", "error", err)
+	}
 }
 
 // tlsConfig is auth/mtls's, and what it refuses is told apart from what the
@@ -105,7 +111,10 @@ func issuerName(leaf *x509.Certificate) string {
 }
 
 // liveSession is a *tunnel.Session as a session.
-type liveSession struct{ *tunnel.Session }
+type liveSession struct {
+	*tunnel.Session
+	pin func(ctx context.Context, roots [][]byte)
+}
 
 // Open implements session.
 func (s *liveSession) Open(ctx context.Context, target wire.Target, opts OpenOptions) (Stream, error) {
@@ -114,6 +123,15 @@ func (s *liveSession) Open(ctx context.Context, target wire.Target, opts OpenOpt
 		return nil, err // not a nil *tunnel.Stream in an interface
 	}
 	return stream, nil
+}
+
+// Renew implements session.
+func (s *liveSession) Renew(ctx context.Context, chain [][]byte) (wire.Renewed, error) {
+	reply, err := s.Session.Renew(ctx, chain)
+	if err == nil {
+		s.pin(ctx, reply.Roots)
+	}
+	return reply, err
 }
 
 // Counters implements session.

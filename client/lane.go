@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -32,7 +33,8 @@ type lane struct {
 	listed   chan struct{}      // closed when services came
 
 	mu       sync.Mutex
-	login    *Login // whose certificate the gateway knows
+	login    *Login      // whose certificate the gateway knows
+	unwanted auth.Serial // a certificate that the gateway did not take
 	services []wire.Service
 	gotList  bool
 	rtt      time.Duration
@@ -124,22 +126,32 @@ func (l *lane) measure(ctx context.Context) {
 
 // present shows the gateway a renewed certificate, unless it knows it already.
 func (l *lane) present(ctx context.Context, login *Login) error {
-	if l.serial() == login.Serial() || l.identity().Session != login.Session() {
+	if !l.wants(login) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	reply, err := l.session.Renew(ctx, login.Certificate.Certificate)
-	if err != nil {
+	_, err := l.session.Renew(ctx, login.Certificate.Certificate)
+	var refusal *wire.Refusal
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case errors.As(err, &refusal):
+		l.unwanted = login.Serial()
+		return fmt.Errorf("the gateway did not take the renewed certificate: %w", err)
+	case err != nil:
 		return fmt.Errorf("present the renewed certificate: %w", err)
 	}
-	if reply.Refusal != "" {
-		return fmt.Errorf("the gateway did not take the renewed certificate: %s", reply.Refusal)
-	}
-	l.mu.Lock()
 	l.login = login
-	l.mu.Unlock()
 	return nil
+}
+
+// wants reports whether the lane's gateway should see the certificate.
+func (l *lane) wants(login *Login) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	serial := login.Serial()
+	return l.login.Session() == login.Session() && l.login.Serial() != serial && l.unwanted != serial
 }
 
 // linger keeps a retired lane until its last stream has ended.

@@ -35,7 +35,7 @@ func (k *Keyring) sealingKey(ctx context.Context) (keyRef, []byte, error) {
 	if err := durable.MkdirPrivate(k.config.Dir); err != nil {
 		return keyRef{}, nil, err
 	}
-	lock, err := durable.Lock(ctx, filepath.Join(k.config.Dir, lockFile))
+	lock, err := k.lock(ctx)
 	if err != nil {
 		return keyRef{}, nil, err
 	}
@@ -50,6 +50,14 @@ func (k *Keyring) sealingKey(ctx context.Context) (keyRef, []byte, error) {
 		return k.presentOrNew(ctx, KindFile)
 	}
 	return ref, key, err
+}
+
+// lock waits as long as another process may take for its calls to the system's keyring, and no longer: that
+// process may be stopped.
+func (k *Keyring) lock(ctx context.Context) (*durable.FileLock, error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*k.config.Timeout)
+	defer cancel()
+	return durable.Lock(ctx, filepath.Join(k.config.Dir, lockFile))
 }
 
 // withoutOS remembers for the process that the system's keyring did not answer: one wait is enough.

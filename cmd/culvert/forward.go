@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-vpn/culvert/client/forward"
+	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/tunnel/relay"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+func (a *app) forwardCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "forward SERVICE|HOST:PORT [LOCAL_ADDR]",
+		Short: "Offer a service on a port of this machine",
+		Long: `Listens on a loopback address and leads every connection to the service, until
+interrupted. Without LOCAL_ADDR the port is the same each time, unless another
+program has it. It goes through a running culvert up, or else makes its own
+connection.`,
+		Example:           "  culvert forward db\n  culvert forward db 5432",
+		Args:              cobra.RangeArgs(1, 2),
+		ValidArgsFunction: a.completeServices,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			address := ""
+			if len(args) == 2 {
+				address = args[1]
+			}
+			return a.forward(cmd.Context(), args[0], address)
+		},
+	}
+}
+
+func (a *app) forward(ctx context.Context, name, address string) error {
+	if _, err := parseTarget(wire.KindTCP, name); err != nil {
+		return err
+	}
+	cfg, err := a.config(quiet)
+	if err != nil {
+		return err
+	}
+	l, err := a.link(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	list, err := l.services(ctx)
+	if err != nil {
+		return err
+	}
+	target, err := resolve(list, name)
+	if err != nil {
+		return err
+	}
+	f, err := a.listenForward(a.logger(quiet), target, name, address, func(ctx context.Context, t wire.Target) (relay.Conn, error) {
+		return l.open(ctx, t, false)
+	})
+	if err != nil {
+		return err
+	}
+	offer := status.Offer{Kind: "forward", Address: f.Addr().String(), Service: name}
+	if a.json {
+		err = a.jsonLine(offer)
+	} else {
+		a.printf("%s leads to %s; interrupt to stop\n", offer.Address, name)
+	}
+	return errors.Join(err, f.Serve(ctx))
+}
+
+// listenForward opens the port of a forward. Without an address it is the same
+// one for the same service of the same profile.
+func (a *app) listenForward(log *slog.Logger, target wire.Target, name, address string, dial forward.DialFunc) (*forward.Forward, error) {
+	cfg := forward.Config{Target: target, Listen: localAddress(address), Dial: dial, Logger: log, OnRefused: a.refused}
+	if address != "" {
+		return forward.Listen(cfg)
+	}
+	f, taken, err := forward.ListenStable(cfg, a.profile+"/"+name)
+	if err == nil && taken != nil {
+		a.warnf("the usual port is taken (%v)", taken)
+	}
+	return f, err
+}
+
+// refused tells the person why a program of theirs got no connection.
+func (a *app) refused(err error) {
+	if !errors.Is(err, context.Canceled) {
+		a.report(err)
+	}
+}

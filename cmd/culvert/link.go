@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/culvert-vpn/culvert/client"
+	"github.com/culvert-vpn/culvert/client/localapi"
+	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/tunnel/relay"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+// link is a way into the tunnel: the running culvert up if there is one, else a
+// connection of this command's own.
+type link interface {
+	// open opens a stream; see client.OpenOptions for wait.
+	open(ctx context.Context, target wire.Target, wait bool) (relay.Conn, error)
+	services(ctx context.Context) ([]wire.Service, error)
+	ping(ctx context.Context) (time.Duration, error)
+	status(ctx context.Context) (status.Status, error)
+	close()
+}
+
+// connect returns a link that works, or why there is none.
+func (a *app) link(ctx context.Context, cfg client.Config) (link, error) {
+	local := a.local(cfg)
+	if local.Running(ctx) {
+		return running{local}, nil
+	}
+	c := client.New(cfg)
+	if err := c.Up(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.Ready(ctx); err != nil {
+		c.Down()
+		return nil, err
+	}
+	return own{c}, nil
+}
+
+// running is a culvert up of another process.
+type running struct{ *localapi.Client }
+
+func (r running) open(ctx context.Context, target wire.Target, wait bool) (relay.Conn, error) {
+	stream, err := r.Open(ctx, target, wait)
+	if err != nil {
+		return nil, err
+	}
+	return stream, nil
+}
+
+func (r running) services(ctx context.Context) ([]wire.Service, error) { return r.Services(ctx) }
+func (r running) ping(ctx context.Context) (time.Duration, error)      { return r.Ping(ctx) }
+func (r running) status(ctx context.Context) (status.Status, error)    { return r.Status(ctx) }
+func (r running) close()                                               {}
+
+// own is a connection of this process.
+type own struct{ *client.Client }
+
+func (o own) open(ctx context.Context, target wire.Target, wait bool) (relay.Conn, error) {
+	return o.Dialer(wait)(ctx, target)
+}
+
+func (o own) services(context.Context) ([]wire.Service, error) { return o.Services(), nil }
+func (o own) ping(ctx context.Context) (time.Duration, error)  { return o.Ping(ctx) }
+func (o own) status(context.Context) (status.Status, error)    { return o.Status(), nil }
+func (o own) close()                                           { o.Down() }
+
+// parseTarget reads SERVICE as people write it: a service's name, or HOST:PORT.
+func parseTarget(kind wire.Kind, s string) (wire.Target, error) {
+	if !strings.Contains(s, ":") {
+		t := wire.ServiceTarget(kind, s)
+		if err := t.Validate(); err != nil {
+			return t, &usageError{fmt.Errorf("%q is not the name of a service: %w", s, err)}
+		}
+		return t, nil
+	}
+	host, portText, err := net.SplitHostPort(s)
+	if err != nil {
+		return wire.Target{}, &usageError{fmt.Errorf("%q is neither a service nor HOST:PORT", s)}
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return wire.Target{}, &usageError{fmt.Errorf("%q: the port is a number", s)}
+	}
+	t := wire.HostTarget(kind, host, uint16(port))
+	if err := t.Validate(); err != nil {
+		return t, &usageError{fmt.Errorf("%q: %w", s, err)}
+	}
+	return t, nil
+}
+
+// findService looks a service up by name, to learn its kind and to say early
+// that it is not allowed. One that is not listed is left to the gateway.
+func findService(list []wire.Service, name string) (wire.Service, bool) {
+	for _, s := range list {
+		if s.Name == name {
+			return s, true
+		}
+	}
+	return wire.Service{}, false
+}
+
+// resolve returns the target of SERVICE with the kind that the gateway listed,
+// or the refusal that the list already holds.
+func resolve(list []wire.Service, name string) (wire.Target, error) {
+	target, err := parseTarget(wire.KindTCP, name)
+	if err != nil || target.Service == "" {
+		return target, err
+	}
+	service, found := findService(list, name)
+	if !found {
+		return target, nil
+	}
+	target.Kind = service.Kind
+	if !service.Allowed {
+		return target, &wire.Refusal{Code: wire.CodeDenied, Reason: service.Reason, Service: name}
+	}
+	return target, nil
+}
+
+// localAddress completes LOCAL_ADDR: a port alone is one on loopback.
+func localAddress(s string) string {
+	if s != "" && strings.Trim(s, "0123456789") == "" {
+		return net.JoinHostPort("127.0.0.1", s)
+	}
+	if strings.HasPrefix(s, ":") {
+		return "127.0.0.1" + s
+	}
+	return s
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-vpn/culvert/client/localapi"
+	"github.com/culvert-vpn/culvert/internal/buildinfo"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+func (a *app) servicesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "services",
+		Short: "List the services behind the gateway, and which of them you may reach",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return a.services(cmd.Context()) },
+	}
+}
+
+func (a *app) services(ctx context.Context) error {
+	cfg, err := a.config(quiet)
+	if err != nil {
+		return err
+	}
+	l, err := a.link(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	list, err := l.services(ctx)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(list, func(x, y wire.Service) int { return strings.Compare(x.Name, y.Name) })
+	if a.json {
+		return a.printJSON(localapi.ServicesFromWire(list))
+	}
+	if len(list) == 0 {
+		a.printf("no services are announced to you\n")
+		return nil
+	}
+	table := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(table, "NAME\tKIND\tWHERE\tACCESS\tDESCRIPTION")
+	for _, s := range list {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Name, kindText(s), where(s), access(s), s.Description)
+	}
+	return table.Flush()
+}
+
+func kindText(s wire.Service) string {
+	if s.Label != "" {
+		return string(s.Kind) + "/" + s.Label
+	}
+	return string(s.Kind)
+}
+
+// where says what the desktop calls a service.
+func where(s wire.Service) string {
+	var parts []string
+	for _, host := range s.Hostnames {
+		parts = append(parts, net.JoinHostPort(host, strconv.Itoa(int(s.Port))))
+	}
+	for _, network := range s.Networks {
+		parts = append(parts, network.String())
+	}
+	for _, p := range s.Ports {
+		parts = append(parts, portText(p))
+	}
+	if len(parts) == 0 && s.Port != 0 {
+		parts = append(parts, "port "+strconv.Itoa(int(s.Port)))
+	}
+	return joinList(parts)
+}
+
+func portText(p wire.PortRange) string {
+	if p.First == p.Last {
+		return strconv.Itoa(int(p.First))
+	}
+	return fmt.Sprintf("%d-%d", p.First, p.Last)
+}
+
+func access(s wire.Service) string {
+	switch {
+	case s.Allowed:
+		return "yes"
+	case s.Reason != "":
+		return "no: " + s.Reason
+	default:
+		return "no"
+	}
+}
+
+func joinList(list []string) string { return strings.Join(list, ", ") }
+
+// completeServices offers what a running culvert up knows; it never connects.
+func (a *app) completeServices(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 || a.start() != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	cfg, err := a.config(quiet)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), time.Second)
+	defer cancel()
+	list, _ := a.local(cfg).Services(ctx)
+	var names []string
+	for _, s := range list {
+		if s.Allowed && strings.HasPrefix(s.Name, prefix) {
+			names = append(names, s.Name+"\t"+s.Description)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) pingCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "ping [SERVICE|HOST:PORT]",
+		Short: "Measure the way to the gateway, or through it to a service",
+		Long: `Without SERVICE it is one round trip to the gateway. With SERVICE a stream is opened
+and closed again: the time includes the gateway's decision and its connection to
+the service.`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: a.completeServices,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := ""
+			if len(args) == 1 {
+				name = args[0]
+			}
+			return a.ping(cmd.Context(), name)
+		},
+	}
+}
+
+// pingReport is what ping --json prints.
+type pingReport struct {
+	Gateway string        `json:"gateway"`
+	Service string        `json:"service,omitempty"`
+	RTT     time.Duration `json:"rtt_ns"`            // to the gateway
+	Open    time.Duration `json:"open_ns,omitempty"` // of a stream to the service
+}
+
+func (a *app) ping(ctx context.Context, name string) error {
+	if name != "" {
+		if _, err := parseTarget(wire.KindTCP, name); err != nil {
+			return err
+		}
+	}
+	cfg, err := a.config(quiet)
+	if err != nil {
+		return err
+	}
+	l, err := a.link(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	s, err := l.status(ctx)
+	if err != nil {
+		return err
+	}
+	report := pingReport{Gateway: s.Gateway.Address, Service: name}
+	if report.RTT, err = l.ping(ctx); err != nil {
+		return err
+	}
+	if name != "" {
+		if report.Open, err = a.pingService(ctx, l, name); err != nil {
+			return err
+		}
+	}
+	if a.json {
+		return a.printJSON(report)
+	}
+	a.printf("gateway %s: %s\n", report.Gateway, report.RTT.Round(10*time.Microsecond))
+	if name != "" {
+		a.printf("%s: reachable, stream opened in %s\n", name, report.Open.Round(10*time.Microsecond))
+	}
+	return nil
+}
+
+func (a *app) pingService(ctx context.Context, l link, name string) (time.Duration, error) {
+	list, err := l.services(ctx)
+	if err != nil {
+		return 0, err
+	}
+	target, err := resolve(list, name)
+	if err != nil {
+		return 0, err
+	}
+	begun := time.Now()
+	stream, err := l.open(ctx, target, true)
+	if err != nil {
+		return 0, err
+	}
+	took := time.Since(begun)
+	return took, stream.Close()
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this program",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			info := buildinfo.Read()
+			if a.json {
+				return a.printJSON(info)
+			}
+			a.printf("culvert %s, protocol version %d\n", info, wire.ProtocolVersion)
+			return nil
+		},
+	}
+}
