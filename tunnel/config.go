@@ -19,7 +19,7 @@ type ClientConfig struct {
 	OnDraining func(wire.Draining)
 	// OnRenewed has a Renewed of the gateway that answers no Renew of ours: new deadlines or roots.
 	OnRenewed func(wire.Renewed)
-	// Stalls is optional and may be shared by the sessions of a process: see StallLimit.
+	// Stalls is optional; default: 256 stalled streams of this session. Share one among the sessions of a process.
 	Stalls *StallLimit
 }
 
@@ -37,7 +37,7 @@ type ServerConfig struct {
 	OnRenewed func(chain [][]byte) (wire.Renewed, error)
 	// OnPosture has what the client says about its device after Hello.
 	OnPosture func(map[string]string)
-	// Stalls is optional and may be shared by the sessions of a process: see StallLimit.
+	// Stalls is optional; default: 256 stalled streams of this session. Share one among the sessions of a process.
 	Stalls *StallLimit
 }
 
@@ -56,14 +56,14 @@ type config struct {
 
 func (c *ClientConfig) common() config {
 	return config{
-		log: orDiscard(c.Logger), limits: c.Limits.withDefaults(), stalls: c.Stalls,
+		log: orDiscard(c.Logger), limits: c.Limits.withDefaults(), stalls: orDefault(c.Stalls),
 		onServices: c.OnServices, onDraining: c.OnDraining, onAnswer: c.OnRenewed,
 	}
 }
 
 func (c *ServerConfig) common() config {
 	return config{
-		log: orDiscard(c.Logger), limits: c.Limits.withDefaults(), stalls: c.Stalls,
+		log: orDiscard(c.Logger), limits: c.Limits.withDefaults(), stalls: orDefault(c.Stalls),
 		onRenewed: c.OnRenewed, onPosture: c.OnPosture,
 	}
 }
@@ -73,4 +73,11 @@ func orDiscard(log *slog.Logger) *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return log
+}
+
+func orDefault(l *StallLimit) *StallLimit {
+	if l == nil {
+		return NewStallLimit(defaultStalls)
+	}
+	return l
 }

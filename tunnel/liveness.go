@@ -59,21 +59,51 @@ func (s *Session) probe() {
 // checkStreams looks at the streams that somebody has to answer for.
 func (s *Session) checkStreams(next *time.Duration) error {
 	now := time.Now()
+	victims, busy := s.watchStreams(now)
+	late, err := s.overdue(now)
+	if err != nil {
+		return err
+	}
+	abortStalled(victims)
+	for _, st := range late {
+		st.Abort(&AbortError{Code: wire.AbortTimeout, Reason: "nobody decided the stream"})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if busy || s.pending > 0 || len(s.opens) > 0 || len(s.aborting)+len(s.lingering) > 0 {
+		*next = tick
+	}
+	return nil
+}
+
+// overdue finds what has waited too long: aborts without an answer, which end the session, refused streams without an end, which are
+// reset, and streams without a decision.
+func (s *Session) overdue(now time.Time) (undecided []*Stream, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, st := range s.aborting {
 		if now.Sub(st.abortedAt) > abortTimeout {
-			return protocolError("it did not answer the abort of stream %d within %s", id, abortTimeout)
+			return nil, protocolError("it did not answer the abort of stream %d within %s", id, abortTimeout)
 		}
-		*next = tick
 	}
 	for _, st := range s.lingering {
-		*next = tick
 		if now.Sub(st.lingerFrom) > abortTimeout {
 			s.resetLocked(st, &AbortError{Code: wire.AbortTimeout})
 		}
 	}
-	return nil
+	if s.pending == 0 && len(s.opens) == 0 {
+		return nil, nil
+	}
+	limit := requestTimeout + decisionTimeout
+	if !s.server {
+		limit += requestTimeout // the gateway's own time-out comes first, with a reason
+	}
+	for _, st := range s.streams {
+		if st.undecided && now.Sub(st.born) > limit {
+			undecided = append(undecided, st)
+		}
+	}
+	return undecided, nil
 }
 
 // decidedLocked takes a stream off the count of those without a reply.

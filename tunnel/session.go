@@ -60,6 +60,7 @@ type Session struct {
 	settled   int64              // how much of the control stream was read
 	pings     pings
 	dead      int64 // bytes received for streams that were over
+	stalled   int   // streams that stood at the last look
 }
 
 func newSession(sock *Socket, tc *tls.Conn, cfg config, server bool) (*Session, error) {
@@ -170,6 +171,8 @@ func (s *Session) fail(err error) {
 	}
 	s.err = err
 	s.timer.Stop()
+	s.cfg.stalls.change(-s.stalled)
+	s.stalled = 0
 	streams := make([]*Stream, 0, len(s.streams))
 	for _, st := range s.streams {
 		streams = append(streams, st)

@@ -39,7 +39,8 @@ type Stream struct {
 	granted  atomic.Int64
 	discard  atomic.Bool // what is received is dropped
 
-	peerEnded atomic.Bool // the peer's end record was read
+	peerEnded atomic.Bool  // the peer's end record was read
+	waiting   atomic.Int64 // since when a Write waits for credit, in Unix nanoseconds; 0: none does
 
 	rmu   sync.Mutex // one Read at a time; guards the next fields
 	rec   recordReader
@@ -59,13 +60,13 @@ type Stream struct {
 	ended   bool          // our end record was sent
 	closed  bool          // by the user
 	onAbort []*abortHook
-	stopErr error     // the peer reads no more
-	waiting time.Time // since when a Write waits for credit; zero: none does
+	stopErr error // the peer reads no more
 
 	// Guarded by the session's mu: what went over the wire.
 	acked, finSent, finSeen, resetSent, resetSeen bool
 	wireDone, userDone, released, undecided       bool
 	born, abortedAt, lingerFrom                   time.Time
+	seen                                          progress // by housekeeping
 }
 
 var _ net.Conn = (*Stream)(nil)

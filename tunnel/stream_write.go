@@ -99,13 +99,11 @@ func (st *Stream) takeCredit(least, most int) (int, error) {
 		if n >= min(least, st.earlyLocked()) && (n > 0 || most == 0) {
 			st.credit -= n + wire.HeaderSize
 			st.spendEarlyLocked(n)
-			st.waiting = time.Time{}
 			st.mu.Unlock()
+			st.waiting.Store(0)
 			return n, nil
 		}
-		if st.waiting.IsZero() {
-			st.waiting = time.Now()
-		}
+		st.waiting.CompareAndSwap(0, time.Now().UnixNano())
 		wake := st.wakeLocked()
 		st.mu.Unlock()
 		select {
@@ -113,6 +111,7 @@ func (st *Stream) takeCredit(least, most int) (int, error) {
 		case <-st.decidedIfWaiting():
 		case <-st.dead:
 		case <-st.deadline.wait():
+			st.waiting.Store(0)
 			return 0, st.stopped()
 		}
 	}
