@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"io"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -10,8 +11,9 @@ import (
 	"github.com/culvert-vpn/culvert/tunnel"
 )
 
-// unlimited keeps the rates of a benchmark from being what is measured.
-func unlimited(_ *gateway.Config, s *session.Config) {
+// unlimited keeps rates and log lines from being what is measured.
+func unlimited(g *gateway.Config, s *session.Config) {
+	g.Logger, s.Logger = slog.New(slog.DiscardHandler), nil
 	s.Limits = session.Limits{OpensPerSession: 1e9, OpensPerUser: 1e9}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -445,6 +447,71 @@ func TestUndecidedStreamsAreCapped(t *testing.T) {
 	close(release)
 	for range cap(results) - 1 {
 		wantRefusal(t, <-results, wire.CodeUnreachable)
+	}
+}
+
+// TestSessionCaps: the register's caps as a client meets them.
+func TestSessionCaps(t *testing.T) {
+	svc := newService(t, echo)
+	caps := func(g *gateway.Config, s *session.Config) {
+		s.Limits = session.Limits{SessionsPerUser: 2, StreamsPerUser: 3, StreamsPerSession: 2}
+		g.Tunnel.MaxStreams = 100
+	}
+	w := newWorld(t, wikiPolicy(svc.addr()), caps)
+	ada := w.desktop("ada", "engineering")
+	first, second := ada.mustConnect(), ada.mustConnect()
+	_, err := ada.connect(tunnel.ClientConfig{})
+	wantTermination(t, err, wire.TerminateLimit)
+	mustOpen(t, first, tcp("wiki"))
+	mustOpen(t, first, tcp("wiki"))
+	_, err = openStream(first, tcp("wiki"))
+	if r := wantRefusal(t, err, wire.CodeLimit); r.Reference == "" || r.Remedy == "" {
+		t.Errorf("refusal: %+v", r)
+	}
+	last := mustOpen(t, second, tcp("wiki"))
+	_, err = openStream(second, tcp("wiki"))
+	wantRefusal(t, err, wire.CodeLimit)
+	last.Abort(errors.New("make room"))
+	w.wait("the place to be free", func() bool { _, streams := w.registry.Counts(); return streams == 2 })
+	mustOpen(t, second, tcp("wiki"))
+}
+
+// TestWithTheRealLog runs a stream with the audit log that a gateway has.
+func TestWithTheRealLog(t *testing.T) {
+	svc := newService(t, echo)
+	dir := t.TempDir()
+	log, err := audit.Open(audit.Config{Dir: filepath.Join(dir, "audit")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, wikiPolicy(svc.addr()), func(g *gateway.Config, _ *session.Config) { g.Audit = log })
+	tun := w.desktop("ada", "engineering").mustConnect()
+	st := mustOpen(t, tun, tcp("wiki"))
+	st.CloseWrite()
+	io.Copy(io.Discard, st)
+	_, err = openStream(tun, tcp("payroll"))
+	first := wantRefusal(t, err, wire.CodeNoSuchService)
+	_, err = openStream(tun, tcp("payroll"))
+	if again := wantRefusal(t, err, wire.CodeNoSuchService); again.Reference != first.Reference || again.Reference == "" {
+		t.Errorf("references %q and %q: repetitions are counted under one", first.Reference, again.Reference)
+	}
+	tun.Close()
+	w.waitEmpty()
+	w.stop()
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	files, _ := filepath.Glob(filepath.Join(dir, "audit", "*"))
+	for _, f := range files {
+		data, _ := os.ReadFile(f)
+		text.Write(data)
+	}
+	for _, event := range []audit.Event{audit.EventSessionOpen, audit.EventStreamOpen, audit.EventStreamClose, audit.EventStreamDenied, audit.EventSessionClose} {
+		// A repeated denial is one record and, at the end, another one with the count.
+		if n := strings.Count(text.String(), fmt.Sprintf("%q", event)); n != 1 && (event != audit.EventStreamDenied || n != 2) {
+			t.Errorf("%d records of %s", n, event)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/yamux"
 	"go.uber.org/goleak"
 
 	"github.com/culvert-vpn/culvert/auth"
@@ -51,7 +52,7 @@ type world struct {
 	policy    atomic.Pointer[policy.Set]
 	resolved  *policy.Resolved
 	admit     atomic.Pointer[gateway.AdmitFunc]
-	cancel    context.CancelFunc
+	stop      func() // ends everything and waits
 	serving   sync.WaitGroup
 	names     sync.Map        // host name → []netip.Addr
 	slow      <-chan struct{} // when set, look-ups wait for it; set before the first stream
@@ -113,7 +114,6 @@ func (w *world) listen() {
 	}
 	w.addr = ln.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
-	w.cancel = cancel
 	w.serving.Go(func() { w.gateway.Run(ctx) })
 	w.serving.Go(func() {
 		for {
@@ -124,11 +124,12 @@ func (w *world) listen() {
 			w.serving.Go(func() { w.serve(ctx, conn, conf) })
 		}
 	})
-	w.t.Cleanup(func() {
+	w.stop = sync.OnceFunc(func() {
 		ln.Close()
 		cancel()
 		w.serving.Wait()
 	})
+	w.t.Cleanup(w.stop)
 }
 
 func (w *world) serve(ctx context.Context, conn net.Conn, conf *tls.Config) {
@@ -284,6 +285,81 @@ func (w *world) wait(what string, cond func() bool) {
 func (w *world) waitEmpty() {
 	w.t.Helper()
 	w.wait("the register to be empty", func() bool { sessions, streams := w.registry.Counts(); return sessions+streams == 0 })
+}
+
+// rawClient speaks the tunnel's messages over stock yamux, so that it can say what no client of ours says. Close its mux.
+type rawClient struct {
+	mux *yamux.Session
+	ctl *yamux.Stream
+}
+
+func (d *desktop) rawConnect() (*rawClient, error) {
+	conf, err := mtls.ClientConfig(mtls.ClientOptions{Certificate: d.certificate, Roots: d.w.authority.Pool, TrustDomain: trustDomain})
+	if err != nil {
+		return nil, err
+	}
+	conn, err := tls.Dial("tcp", d.w.addr, conf)
+	if err != nil {
+		return nil, err
+	}
+	quiet := yamux.DefaultConfig()
+	quiet.LogOutput, quiet.EnableKeepAlive, quiet.AcceptBacklog = io.Discard, false, 1<<20
+	c := new(rawClient)
+	if c.mux, err = yamux.Client(conn, quiet); err != nil {
+		return nil, err
+	}
+	if err := c.greet(); err != nil {
+		c.mux.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *rawClient) greet() (err error) {
+	if c.ctl, err = c.mux.OpenStream(); err != nil {
+		return err
+	}
+	hello, err := wire.Marshal(&wire.Hello{Versions: []int{wire.ProtocolVersion}})
+	if err != nil {
+		return err
+	}
+	if _, err := c.ctl.Write(hello); err != nil {
+		return err
+	}
+	m, err := readMessage(c.ctl)
+	if err == nil && m.Type() != wire.TypeWelcome {
+		err = fmt.Errorf("%s instead of a welcome", m.Type())
+	}
+	return err
+}
+
+// send opens a stream with that as its first frame.
+func (c *rawClient) send(t wire.Type, body []byte) (*yamux.Stream, error) {
+	st, err := c.mux.OpenStream()
+	if err != nil {
+		return nil, err
+	}
+	frame := make([]byte, wire.HeaderSize, wire.HeaderSize+len(body))
+	wire.PutHeader(frame, wire.Header{Type: t, Length: len(body)})
+	st.SetDeadline(time.Now().Add(patience))
+	_, err = st.Write(append(frame, body...))
+	return st, err
+}
+
+func readMessage(r io.Reader) (wire.Message, error) {
+	var head [wire.HeaderSize]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	h, err := wire.ParseHeader(head[:])
+	if err != nil {
+		return nil, err
+	}
+	body := make([]byte, h.Length)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return nil, err
+	}
+	return wire.Parse(h.Type, body)
 }
 
 func openStream(s *tunnel.Session, target wire.Target) (*tunnel.Stream, error) {

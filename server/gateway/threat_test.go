@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fxamacker/cbor/v2"
+
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/gateway"
@@ -270,50 +272,108 @@ func cancelStorm(t *testing.T, tun *tunnel.Session, target wire.Target, owner by
 	return n > 0
 }
 
-// TestThreatStreamFlood: a stream flood meets the caps of the session and of the user, memory stays flat, and other people do not
-// notice.
-func TestThreatStreamFlood(t *testing.T) {
-	svc := newService(t, echo)
-	limits := session.Limits{StreamsPerSession: 32, StreamsPerUser: 48, OpensPerSession: 500, OpensPerUser: 500}
-	w := newWorld(t, wikiPolicy(svc.addr()), func(_ *gateway.Config, s *session.Config) { s.Limits = limits })
-	eve := w.desktop("eve", "engineering")
-	tuns := []*tunnel.Session{eve.mustConnect(), eve.mustConnect()}
-	var opened, limited atomic.Int64
-	var all sync.WaitGroup
-	opens := 100_000
-	if testing.Short() {
-		opens = 4_000
-	}
-	before := heap()
-	const workers = 32
-	var streams sync.Map
-	for i := range workers {
-		all.Go(func() {
-			for range opens / workers {
-				st, err := openStream(tuns[i%2], tcp("wiki"))
-				var r *wire.Refusal
-				switch {
-				case err == nil:
-					opened.Add(1)
-					streams.Store(st, true)
-				case errors.As(err, &r) && r.Code == wire.CodeLimit:
-					limited.Add(1)
-				default:
-					t.Errorf("open: %v", err)
-					return
-				}
+// TestThreatUnknownStreamKind: identity from a message (OpenZiti GHSA-7868), the other half. Requests that no client of ours sends: a
+// stream kind that does not exist, an identity in the request, a message where a request belongs. None reaches anything.
+func TestThreatUnknownStreamKind(t *testing.T) {
+	svc := newService(t, nil)
+	w := newWorld(t, wikiPolicy(svc.addr()))
+	for name, request := range map[string]map[int]any{
+		"unknown kind": {1: map[int]any{1: "exec", 2: "wiki"}},
+		"no kind":      {1: map[int]any{2: "wiki"}},
+		"no target":    {},
+		"two targets":  {1: map[int]any{1: "tcp", 2: "wiki", 3: "127.0.0.1", 4: 80}},
+		"identity":     {1: map[int]any{1: "tcp", 2: "wiki", 9: "ada"}, 7: "ada", 8: []string{"engineering"}},
+	} {
+		body, err := cbor.Marshal(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(name, func(t *testing.T) {
+			c, err := w.desktop("bob", "sales").rawConnect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.mux.Close()
+			st, err := c.send(wire.TypeOpenRequest, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := readMessage(st)
+			if reply, ok := m.(*wire.OpenReply); err == nil && (!ok || reply.Code == wire.CodeOK) {
+				t.Errorf("answered by %+v", m)
 			}
 		})
 	}
-	all.Wait()
-	streams.Range(func(st, _ any) bool { return st.(*tunnel.Stream).Close() == nil })
-	if opened.Load() > 48 || limited.Load() < int64(opens)-48-workers {
-		t.Errorf("%d opened, %d met a limit", opened.Load(), limited.Load())
+	c, err := w.desktop("bob", "sales").rawConnect()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if grown := int64(heap()) - int64(before); grown > 64<<20 {
+	defer c.mux.Close()
+	st, err := c.send(wire.TypeHello, []byte{0xa1, 1, 0x81, 1})
+	if err == nil {
+		_, err = readMessage(st)
+	}
+	if err == nil {
+		t.Error("a second hello was answered")
+	}
+	if len(svc.conns) != 0 || len(w.audit.all(audit.EventStreamOpen)) != 0 {
+		t.Error("the service was reached")
+	}
+}
+
+// TestThreatStreamFlood: 100,000 opens by a client that heeds no limit. The caps of session and user hold, memory stays flat, and
+// other people do not notice.
+func TestThreatStreamFlood(t *testing.T) {
+	svc := newService(t, echo)
+	limits := session.Limits{StreamsPerSession: 32, StreamsPerUser: 48, OpensPerSession: 10_000, OpensPerUser: 10_000}
+	w := newWorld(t, wikiPolicy(svc.addr()), unlimited, func(_ *gateway.Config, s *session.Config) { s.Limits = limits })
+	eve := w.desktop("eve", "engineering")
+	ada := w.desktop("ada", "engineering").mustConnect()
+	request, err := wire.Marshal(&wire.OpenRequest{Target: tcp("wiki")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opens := 100_000
+	if testing.Short() {
+		opens = 10_000
+	}
+	before := heap()
+	for sent, conns := 0, 0; sent < opens; conns++ {
+		c, err := eve.rawConnect()
+		if err != nil {
+			t.Fatalf("connection %d: %v", conns, err)
+		}
+		n := c.flood(request, opens-sent)
+		if sent += n; n == 0 {
+			t.Fatal("a connection took nothing at all")
+		}
+		if _, streams := w.registry.Counts(); streams > 48 {
+			t.Fatalf("%d streams are open", streams)
+		}
+		if conns%16 == 0 {
+			mustOpen(t, ada, tcp("wiki")).Close()
+		}
+		c.mux.Close()
+	}
+	w.wait("the flood to be over", func() bool { sessions, streams := w.registry.Counts(); return sessions == 1 && streams == 0 })
+	if grown := int64(heap()) - int64(before); grown > 32<<20 {
 		t.Errorf("the heap grew by %d MiB", grown>>20)
 	}
-	mustOpen(t, w.desktop("ada", "engineering").mustConnect(), tcp("wiki")).Close()
+	mustOpen(t, ada, tcp("wiki")).Close()
+}
+
+// flood opens streams until the gateway has had enough, and returns how many.
+func (c *rawClient) flood(request []byte, most int) int {
+	for n := range most {
+		st, err := c.mux.OpenStream()
+		if err != nil {
+			return n
+		}
+		if _, err := st.Write(request); err != nil {
+			return n
+		}
+	}
+	return most
 }
 
 func heap() uint64 {
