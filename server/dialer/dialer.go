@@ -16,7 +16,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/culvert-vpn/culvert/server/policy"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
@@ -34,6 +33,8 @@ type Config struct {
 	// LocalAddrs returns this machine's addresses, to recognise own listeners. Optional: those of the
 	// network interfaces.
 	LocalAddrs func() ([]netip.Addr, error)
+	// Resolved is told what a name resolved to, for policy.Set.Learn. Optional.
+	Resolved func(host string, addrs []netip.Addr)
 	// ResolveTimeout bounds one look-up. Default 5 s.
 	ResolveTimeout time.Duration
 	// Timeout bounds a whole dial with all addresses of a name, look-up included. Default 15 s.
@@ -59,6 +60,7 @@ const (
 type Dialer struct {
 	cfg   Config
 	slots chan struct{}
+	dial  func(context.Context, wire.Kind, netip.AddrPort) (net.Conn, error) // the seam for tests
 }
 
 // New returns a dialer, or an error that names the setting that is wrong.
@@ -72,7 +74,9 @@ func New(cfg Config) (*Dialer, error) {
 		return nil, fmt.Errorf("dialer: a time-out or bound is negative")
 	}
 	cfg.setDefaults()
-	return &Dialer{cfg: cfg, slots: make(chan struct{}, cfg.MaxDials)}, nil
+	d := &Dialer{cfg: cfg, slots: make(chan struct{}, cfg.MaxDials)}
+	d.dial = d.netDial
+	return d, nil
 }
 
 func (c *Config) setDefaults() {
@@ -87,6 +91,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Own == nil {
 		c.Own = func() []netip.AddrPort { return nil }
+	}
+	if c.Resolved == nil {
+		c.Resolved = func(string, []netip.Addr) {}
 	}
 	if c.LocalAddrs == nil {
 		c.LocalAddrs = interfaceAddrs
@@ -159,6 +166,7 @@ func (d *Dialer) Resolve(ctx context.Context, host string) ([]netip.Addr, error)
 	if len(addrs) == 0 {
 		return nil, &Error{Code: wire.CodeUnreachable, Reason: "the name " + host + " has no address", Remedy: remedyOwner}
 	}
+	d.cfg.Resolved(host, addrs)
 	return addrs, nil
 }
 
@@ -224,64 +232,6 @@ func (d *Dialer) filter(t Target, addrs []netip.Addr, check CheckFunc) ([]netip.
 	return allowed, nil
 }
 
-// refused reports what the dialer itself does not dial.
-func (d *Dialer) refused(t Target, at netip.AddrPort) error {
-	if t.Literal {
-		if lit, err := netip.ParseAddr(t.Host); err == nil && lit.Zone() == "" && lit.Unmap() == at.Addr() {
-			return nil
-		}
-	}
-	what, special := policy.SpecialRange(at.Addr())
-	if !special && d.isOwn(at) {
-		what, special = "an address of the gateway itself", true
-	}
-	if !special {
-		return nil
-	}
-	return &Error{
-		Code: wire.CodeDenied, Remedy: remedyAdmin,
-		Reason: fmt.Sprintf("%s leads to %s, which the gateway does not open", t.Host, what),
-	}
-}
-
-// isOwn reports whether an address and port are one of the gateway's own. When the machine's addresses
-// cannot be listed, a port of an own listener counts as own everywhere.
-func (d *Dialer) isOwn(at netip.AddrPort) bool {
-	for _, own := range d.cfg.Own() {
-		if own.Port() != at.Port() {
-			continue
-		}
-		addr := own.Addr().Unmap()
-		if addr == at.Addr() {
-			return true
-		}
-		if !addr.IsValid() || addr.IsUnspecified() {
-			local, err := d.cfg.LocalAddrs()
-			if err != nil || slices.Contains(local, at.Addr()) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// interfaceAddrs returns the addresses of this machine's network interfaces.
-func interfaceAddrs() ([]netip.Addr, error) {
-	list, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, err
-	}
-	var addrs []netip.Addr
-	for _, a := range list {
-		if ipn, ok := a.(*net.IPNet); ok {
-			if addr, ok := netip.AddrFromSlice(ipn.IP); ok {
-				addrs = append(addrs, addr.Unmap())
-			}
-		}
-	}
-	return addrs, nil
-}
-
 // dialInTurn tries each address for a share of the time that is left, as net.Dialer does.
 func (d *Dialer) dialInTurn(ctx context.Context, t Target, addrs []netip.AddrPort) (net.Conn, error) {
 	var first error
@@ -308,11 +258,19 @@ func (d *Dialer) attempt(ctx context.Context, kind wire.Kind, at netip.AddrPort,
 		ctx, cancel = context.WithTimeout(ctx, share)
 		defer cancel()
 	}
+	return d.dial(ctx, kind, at)
+}
+
+func (d *Dialer) netDial(ctx context.Context, kind wire.Kind, at netip.AddrPort) (net.Conn, error) {
 	nd := net.Dialer{KeepAliveConfig: d.cfg.KeepAlive}
 	if kind == wire.KindUDP {
-		return nd.DialUDP(ctx, "udp", netip.AddrPort{}, at)
+		return asConn(nd.DialUDP(ctx, "udp", netip.AddrPort{}, at))
 	}
-	conn, err := nd.DialTCP(ctx, "tcp", netip.AddrPort{}, at)
+	return asConn(nd.DialTCP(ctx, "tcp", netip.AddrPort{}, at))
+}
+
+// asConn keeps a nil pointer from becoming a connection that is not nil.
+func asConn[C net.Conn](conn C, err error) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}

@@ -7,8 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -42,11 +42,11 @@ func dialError(t Target, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return &Error{wire.CodeUnavailable, "the connection to " + service + " was given up", remedyRetry, err}
-	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET):
+	case isAny(err, refusedErrors()):
 		return &Error{wire.CodeRefused, "nothing accepts connections at " + service, remedyOwner, err}
 	case isTimeout(err):
 		return &Error{wire.CodeTimedOut, service + " did not answer in time", remedyOwner, err}
-	case isUnreachable(err):
+	case isAny(err, unreachableErrors()):
 		return &Error{wire.CodeUnreachable, "the gateway has no way to " + service, remedyOwner, err}
 	default:
 		return &Error{wire.CodeUnavailable, "the gateway cannot connect to " + service + " at the moment", remedyRetry, err}
@@ -56,19 +56,11 @@ func dialError(t Target, err error) error {
 func isTimeout(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) ||
-		errors.Is(err, syscall.ETIMEDOUT) || errors.As(err, &timeout) && timeout.Timeout()
+		errors.As(err, &timeout) && timeout.Timeout()
 }
 
-func isUnreachable(err error) bool {
-	for _, e := range []error{
-		syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.ENETDOWN,
-		syscall.EADDRNOTAVAIL, syscall.EAFNOSUPPORT, syscall.EACCES, syscall.EPERM,
-	} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+func isAny(err error, list []error) bool {
+	return slices.ContainsFunc(list, func(e error) bool { return errors.Is(err, e) })
 }
 
 // acquire waits for one of the slots that bound how many dials run.
