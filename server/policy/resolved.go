@@ -8,7 +8,7 @@ import (
 
 // Resolved is what the names of services resolved to last. With it an address that belongs to a named
 // service is decided as that service too. It outlives policies: share one between successive sets. It is
-// safe for concurrent use.
+// safe for concurrent use; its zero value is empty.
 type Resolved struct {
 	mu     sync.RWMutex
 	byHost map[string][]netip.Addr
@@ -19,9 +19,7 @@ type Resolved struct {
 const maxLearned = 64
 
 // NewResolved returns an empty table.
-func NewResolved() *Resolved {
-	return &Resolved{byHost: make(map[string][]netip.Addr), byAddr: make(map[netip.Addr][]string)}
-}
+func NewResolved() *Resolved { return new(Resolved) }
 
 // Learn records what the name that services dial resolved to. It replaces what was known, but an
 // empty answer does not: a name that is gone for a moment must not open its address. Names that no
@@ -48,6 +46,9 @@ func (r *Resolved) learn(host string, addrs []netip.Addr) {
 	defer r.mu.Unlock()
 	if slices.Equal(r.byHost[host], list) {
 		return
+	}
+	if r.byHost == nil {
+		r.byHost, r.byAddr = make(map[string][]netip.Addr), make(map[netip.Addr][]string)
 	}
 	for _, a := range r.byHost[host] {
 		r.forgetLocked(a, host)
