@@ -121,7 +121,7 @@ func (k *Keyring) storeKey(ctx context.Context, ref keyRef, key []byte) error {
 		return err
 	}
 	stored, err := k.fetchOS(ctx, ref.ID)
-	if err == nil && stored != text {
+	if err == nil && stored != text || errors.Is(err, ErrKeyLost) {
 		err = fmt.Errorf("it did not keep what was stored: %w", ErrUnavailable)
 	}
 	return err
