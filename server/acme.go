@@ -3,11 +3,13 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
@@ -26,6 +28,7 @@ type acmeCertificate struct {
 	log      *slog.Logger
 	magic    *certmagic.Config
 	cache    *certmagic.Cache
+	stopOnce sync.Once
 }
 
 // newACMECertificate prepares; run obtains. listen is the address that the
@@ -60,7 +63,7 @@ func newACMECertificate(log *slog.Logger, cfg *Config, listen net.Addr) (*acmeCe
 	}
 	if cfg.TLS.ACME.RootCA != "" {
 		if issuer.TrustedRoots, err = rootsFromFile(cfg.TLS.ACME.RootCA); err != nil {
-			c.cache.Stop()
+			c.stop()
 			return nil, fmt.Errorf("tls.acme.root_ca: %w", err)
 		}
 	}
@@ -72,6 +75,13 @@ func (c *acmeCertificate) get(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 	return c.magic.GetCertificate(hello)
 }
 
+func (c *acmeCertificate) leaf() *x509.Certificate {
+	if certs := c.cache.AllMatchingCertificates(c.hostname); len(certs) > 0 {
+		return certs[0].Leaf
+	}
+	return nil
+}
+
 func (c *acmeCertificate) protocols() []string { return []string{acmeALPN} }
 
 func (c *acmeCertificate) reload() error { return nil }
@@ -79,12 +89,14 @@ func (c *acmeCertificate) reload() error { return nil }
 // run obtains the certificate in the background, again and again until it is
 // there, and renews it: a gateway whose authority is away still carries tunnels.
 func (c *acmeCertificate) run(ctx context.Context) {
-	defer c.cache.Stop()
 	if err := c.magic.ManageAsync(ctx, []string{c.hostname}); err != nil {
 		c.log.Error("ACME cannot manage the HTTPS certificate", "hostname", c.hostname, "error", err)
 	}
 	<-ctx.Done()
 }
+
+// stop ends the renewals; the certificate is served on.
+func (c *acmeCertificate) stop() { c.stopOnce.Do(c.cache.Stop) }
 
 // slogCore lets certmagic, which logs with zap, write to our log.
 type slogCore struct {

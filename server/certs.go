@@ -25,6 +25,8 @@ const maxPEM = 1 << 20
 type webCertificate interface {
 	// get is for tls.Config.GetCertificate.
 	get(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// leaf is the certificate that get returns, or nil while there is none.
+	leaf() *x509.Certificate
 	// protocols are ALPN names that this mode needs besides h2 and http/1.1.
 	protocols() []string
 	// reload reads files again. On an error the old certificate stays.
@@ -54,6 +56,8 @@ func newFileCertificate(log *slog.Logger, cert, key, hostname string) (*fileCert
 func (c *fileCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.current.Load(), nil
 }
+
+func (c *fileCertificate) leaf() *x509.Certificate { return c.current.Load().Leaf }
 
 func (c *fileCertificate) protocols() []string { return nil }
 
@@ -123,12 +127,15 @@ type selfCertificate struct {
 }
 
 func newSelfCertificate(cfg *Config) (*selfCertificate, error) {
-	authority, err := ca.SelfIssuedHTTPS(filepath.Join(cfg.StateDir, "https"), selfNames(cfg))
+	authority, err := ca.SelfIssuedHTTPS(httpsDir(cfg), selfNames(cfg))
 	if err != nil {
 		return nil, fmt.Errorf("self-issued HTTPS certificate: %w", err)
 	}
 	return &selfCertificate{authority}, nil
 }
+
+// httpsDir is the folder of the HTTPS authority.
+func httpsDir(cfg *Config) string { return filepath.Join(cfg.StateDir, "https") }
 
 // selfNames are the hostname, the name in public_url and tls.names, each once.
 func selfNames(cfg *Config) []string {
@@ -144,8 +151,23 @@ func (c *selfCertificate) get(hello *tls.ClientHelloInfo) (*tls.Certificate, err
 	return c.authority.GetCertificate(hello)
 }
 
+func (c *selfCertificate) leaf() *x509.Certificate {
+	cert, err := c.authority.Certificate()
+	if err != nil {
+		return nil
+	}
+	return cert.Leaf
+}
+
 func (c *selfCertificate) protocols() []string { return nil }
 
 func (c *selfCertificate) reload() error { return nil }
 
 func (c *selfCertificate) run(ctx context.Context) { <-ctx.Done() }
+
+// certificateOK reports whether a client would get a certificate that is valid
+// now.
+func (s *Server) certificateOK() bool {
+	leaf, now := s.cert.leaf(), s.now()
+	return leaf != nil && !now.Before(leaf.NotBefore) && now.Before(leaf.NotAfter)
+}

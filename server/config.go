@@ -101,15 +101,13 @@ type CertificatesConfig struct {
 	TTL time.Duration `yaml:"ttl"`
 	// Session is how long after the login renewals are possible. Default 12h.
 	Session time.Duration `yaml:"session"`
-	// RenewalMaxTokenAge bounds how old an ID token may be at a renewal.
-	// Default 5m.
-	RenewalMaxTokenAge time.Duration `yaml:"renewal_max_token_age"`
 }
 
 // A GroupsConfig bounds which of a provider's groups go into certificates.
 type GroupsConfig struct {
-	// Keep lists the groups to keep; "*" at an end stands for any text. Default
-	// all of them, as long as they fit into 16 KiB.
+	// Keep lists the groups to keep, "*" standing for any text; with more than
+	// one provider as PROVIDER/GROUP. Default all of them, as long as they fit
+	// into 16 KiB.
 	Keep []string `yaml:"keep"`
 }
 
@@ -196,7 +194,7 @@ func DefaultConfig() Config {
 		DrainTimeout: 30 * time.Second,
 		TLS:          TLSConfig{Mode: "self", ACME: ACMEConfig{Directory: LetsEncrypt}},
 		Policy:       PolicyConfig{Source: "file", File: "policy.yaml"},
-		Certificates: CertificatesConfig{TTL: time.Hour, Session: 12 * time.Hour, RenewalMaxTokenAge: 5 * time.Minute},
+		Certificates: CertificatesConfig{TTL: time.Hour, Session: 12 * time.Hour},
 		Dial:         DialConfig{Timeout: 15 * time.Second},
 		Limits: LimitsConfig{
 			Connections: 20000, HTTPS: 2000,

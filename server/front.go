@@ -192,3 +192,19 @@ func (t *throttle) ok() bool {
 	t.last = now
 	return true
 }
+
+// finish ends the handshakes that are under way and waits for the goroutines of
+// all connections, or for ctx.
+func (f *front) finish(ctx context.Context) {
+	f.handshakes.closeAll()
+	done := make(chan struct{})
+	go func() {
+		f.conns.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		f.log.Warn("connections do not end; leaving them", "open", f.open.Load())
+	}
+}

@@ -87,3 +87,16 @@ func (h *handshakes) len() int {
 	defer h.mu.Unlock()
 	return h.all.Len()
 }
+
+// closeAll ends every handshake that is under way.
+func (h *handshakes) closeAll() {
+	h.mu.Lock()
+	var all []*handshake
+	for e := h.all.Front(); e != nil; e = e.Next() {
+		all = append(all, e.Value.(*handshake))
+	}
+	h.mu.Unlock()
+	for _, one := range all {
+		_ = one.conn.Close()
+	}
+}

@@ -34,6 +34,7 @@ type InitOptions struct {
 	GatewayID     string // default: "gw1"
 	Listen        string // default: ":443", or ":8443" where this user may not listen there
 	MetricsListen string // default: as in DefaultConfig
+	StateDir      string // default: "state", in the folder
 	ProviderName  string // default: "corp"
 	Issuer        string // with ClientID: the OpenID provider; none if left out
 	ClientID      string
@@ -64,18 +65,35 @@ func InitFiles(dir string, opts InitOptions) ([]InitFile, error) {
 		make       func(path string) error
 	}{
 		{"ca", "CA", opts.makeCA},
-		{"state", "state", makeState},
+		{opts.StateDir, "state", makeState},
 		{"policy.yaml", "policy", makePolicy},
 		{ConfigFile, "configuration", opts.makeConfig}, // last: once it stands, all it names does
 	} {
-		path := filepath.Join(dir, step.name)
+		path := step.name
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(dir, path)
+		}
 		err := step.make(path)
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return done, explain(err, path)
 		}
 		done = append(done, InitFile{path, step.what, err == nil})
 	}
-	return done, nil
+	return done, makeHTTPS(filepath.Join(dir, ConfigFile))
+}
+
+// makeHTTPS makes the authority of TLS mode self, so that its fingerprint can be
+// given to people before the first start.
+func makeHTTPS(config string) error {
+	cfg, err := LoadConfig(config, nil)
+	if err != nil {
+		return fmt.Errorf("%w\n%s was there before and was left as it is; correct it", err, config)
+	}
+	if cfg.TLS.Mode != "self" {
+		return nil
+	}
+	_, err = newSelfCertificate(cfg)
+	return explain(err, cfg.StateDir)
 }
 
 func (o InitOptions) withDefaults() (InitOptions, error) {
@@ -93,6 +111,9 @@ func (o InitOptions) withDefaults() (InitOptions, error) {
 	}
 	if o.MetricsListen == "" {
 		o.MetricsListen = DefaultConfig().Metrics.Listen
+	}
+	if o.StateDir == "" {
+		o.StateDir = DefaultConfig().StateDir
 	}
 	if o.ProviderName == "" {
 		o.ProviderName = "corp"
@@ -191,6 +212,7 @@ func defaultListen() string {
 func explain(err error, path string) error {
 	hint := ""
 	switch {
+	case err == nil:
 	case errors.Is(err, syscall.EADDRINUSE):
 		hint = "another program listens there; stop it or change the address"
 	case errors.Is(err, syscall.EACCES) && strings.Contains(err.Error(), "listen"):

@@ -6,9 +6,18 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/auth/ca"
+	"github.com/culvert-vpn/culvert/internal/durable"
+	"github.com/culvert-vpn/culvert/server/audit"
+	"github.com/culvert-vpn/culvert/server/dialer"
+	"github.com/culvert-vpn/culvert/server/session"
+	"github.com/culvert-vpn/culvert/server/store"
 )
 
 // Options are what a program gives to New besides the configuration. All are
@@ -25,6 +34,12 @@ type Options struct {
 	// Reread returns the configuration for a Reload. Default: the one given to
 	// New, so that only files that it names are read again.
 	Reread func() (*Config, error)
+	// Resolve looks service names up. Default: the system's resolver, or
+	// Config.Dial.Resolver.
+	Resolve dialer.ResolveFunc
+	// ProviderClient makes the HTTP client for a provider. Default: the one of
+	// auth/oidc, which refuses redirects into private addresses.
+	ProviderClient func(issuer string) *http.Client
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
 }
@@ -32,48 +47,146 @@ type Options struct {
 // A Server is one gateway. Make it with New, run it with Serve. Its methods are
 // safe for concurrent use.
 type Server struct {
-	cfg  Config
-	opts Options
+	cfg     Config
+	opts    Options
+	log     *slog.Logger
+	now     func() time.Time
+	metrics *metrics
+
+	lock      *durable.FileLock
+	authority *ca.Authority
+	leaf      *ca.GatewayLeaf
+	store     *store.Store
+	audit     *audit.Log
+	rules     *rules
+	registry  *session.Registry
+	dialer    *dialer.Dialer
+	gateway   dataPath
+	cert      webCertificate
+	health    *health
+	listener  net.Listener
+	front     *front
+	web       *web
+
+	metricsListener net.Listener
+	metricsServer   *http.Server
+
+	policyWatch *fileWatch
+	certWatch   *fileWatch
+	draining    atomic.Bool
+	hurry       chan struct{} // closed by HurryUp
+	hurryOnce   sync.Once
+
+	mu      sync.Mutex
+	serving bool
+	closed  bool
 }
 
 // New checks the configuration, takes the state folder for itself, opens the
-// store, the CA, the policy and the audit log, and listens. Nothing is accepted
+// CA, the store, the audit log and the policy, and listens. Nothing is accepted
 // before Serve. The error says what is wrong, where, and what to do; nothing
 // stays open then.
 func New(ctx context.Context, cfg Config, opts Options) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return nil, errors.New("not assembled yet")
+	s := &Server{cfg: cfg, opts: opts, log: opts.Logger, now: opts.Now, metrics: newMetrics(), hurry: make(chan struct{})}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	for _, step := range []func(context.Context) error{
+		s.openState, s.openAuthority, s.openStore, s.openAudit, s.openRules, s.openListeners, s.openCertificate, s.assemble,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(err, s.release())
+		}
+	}
+	return s, nil
 }
 
-// Serve runs the gateway until ctx ends, and then drains in order: not ready,
-// no new connections, clients told, streams waited for until DrainTimeout,
-// sessions terminated, audit log and store closed. The error is a *DrainError
-// when a step ran out of time.
-func (s *Server) Serve(ctx context.Context) error { return nil }
+// Close gives back everything without a drain. After Serve has returned it does
+// nothing; during Serve, end its context and call HurryUp instead.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	serving := s.serving
+	s.mu.Unlock()
+	if serving {
+		return errors.New("the gateway is serving: end the context of Serve")
+	}
+	return s.release()
+}
 
-// Close stops at once, without a drain. After Serve it does nothing.
-func (s *Server) Close() error { return nil }
+// release closes what is open, in the reverse order of New. A second call does
+// nothing.
+func (s *Server) release() error {
+	s.mu.Lock()
+	closed := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if closed {
+		return nil
+	}
+	var errs []error
+	for _, l := range []net.Listener{s.listener, s.metricsListener} {
+		if l != nil {
+			_ = l.Close() // twice when Serve did it, which harms nothing
+		}
+	}
+	if c, ok := s.cert.(*acmeCertificate); ok {
+		c.stop()
+	}
+	if s.audit != nil {
+		errs = append(errs, drainError(StepAudit, s.audit.Close()))
+	}
+	if s.store != nil {
+		errs = append(errs, drainError(StepStore, s.store.Close()))
+	}
+	if s.lock != nil {
+		errs = append(errs, removeRunInfo(s.cfg.StateDir), s.lock.Unlock())
+	}
+	return errors.Join(errs...)
+}
 
-// Reload reads the policy, the TLS files and the changeable settings again.
-// What is broken leaves the old in force; the error says what.
-func (s *Server) Reload(ctx context.Context) error { return nil }
+// HurryUp ends the wait of a drain: open streams are cut now.
+func (s *Server) HurryUp() { s.hurryOnce.Do(func() { close(s.hurry) }) }
 
 // Addr is the address of the one port.
-func (s *Server) Addr() net.Addr { return nil }
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// MetricsAddr is the address of the metrics, or nil.
-func (s *Server) MetricsAddr() net.Addr { return nil }
+// MetricsAddr is the address of the metrics, or nil without them.
+func (s *Server) MetricsAddr() net.Addr {
+	if s.metricsListener == nil {
+		return nil
+	}
+	return s.metricsListener.Addr()
+}
 
 // URL is what people give to "culvert login".
-func (s *Server) URL() string { return "" }
+func (s *Server) URL() string { return s.cfg.publicURL(port(s.Addr())) }
 
 // Fingerprint is that of the HTTPS authority in TLS mode "self", else "".
-func (s *Server) Fingerprint() auth.Fingerprint { return "" }
+func (s *Server) Fingerprint() auth.Fingerprint {
+	if c, ok := s.cert.(*selfCertificate); ok {
+		return c.authority.Fingerprint()
+	}
+	return ""
+}
 
 // Roots are the roots of the tunnel's CA.
-func (s *Server) Roots() *x509.CertPool { return nil }
+func (s *Server) Roots() *x509.CertPool { return s.authority.Pool() }
 
 // Readiness is the answer of /readyz now.
-func (s *Server) Readiness(ctx context.Context) Readiness { return Readiness{} }
+func (s *Server) Readiness(ctx context.Context) Readiness {
+	s.health.forget()
+	return s.health.readiness(ctx)
+}
+
+func port(addr net.Addr) int {
+	if tcp, ok := addr.(*net.TCPAddr); ok {
+		return tcp.Port
+	}
+	return 443
+}

@@ -74,7 +74,6 @@ func webHandler(log *slog.Logger, h *health, enrolment http.Handler, panics func
 func secured(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		header := w.Header()
-		header.Set("Strict-Transport-Security", "max-age=31536000")
 		header.Set("X-Content-Type-Options", "nosniff")
 		header.Set("X-Frame-Options", "DENY")
 		header.Set("Referrer-Policy", "no-referrer")
@@ -156,4 +155,13 @@ func (w *web) shutdown(ctx context.Context) error {
 		_ = w.server.Close()
 	}
 	return err
+}
+
+// strictTransport tells browsers to stay with HTTPS. A self-issued certificate,
+// perhaps for "localhost", must not do that.
+func strictTransport(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
+		next.ServeHTTP(w, req)
+	})
 }

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/culvert-vpn/culvert/internal/durable"
+	"github.com/culvert-vpn/culvert/server/policy"
+)
+
+func lines(err error) []string { return strings.Split(err.Error(), "\n") }
+
+func trimNewline(text []byte) []byte { return bytes.TrimRight(text, "\n") }
+
+func (p *program) policyCommand() *cobra.Command {
+	return group("policy", "Check and test access rules before they count",
+		&cobra.Command{
+			Use: "check FILE", Short: "Report what is wrong with a policy file", Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error { return p.policyCheck(cmd, args[0]) },
+		},
+		&cobra.Command{
+			Use: "test FILE", Short: "Run the tests that a policy file brings along", Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error { return p.policyTest(cmd, args[0]) },
+		})
+}
+
+// A policyReport is what both commands print with --json.
+type policyReport struct {
+	OK       bool            `json:"ok"`
+	File     string          `json:"file"`
+	Version  string          `json:"version,omitempty"`
+	Services int             `json:"services"`
+	Rules    int             `json:"rules"`
+	Tests    int             `json:"tests"`
+	Warnings []string        `json:"warnings,omitempty"`
+	Errors   []string        `json:"errors,omitempty"`
+	Failures []policyFailure `json:"failures,omitempty"`
+}
+
+type policyFailure struct {
+	Test   string `json:"test"`
+	Line   int    `json:"line"`
+	Target string `json:"target"`
+	Want   string `json:"want"`
+	Got    string `json:"got"`
+	Rule   string `json:"rule,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// loadPolicy reads a file as the gateway would. The names of the providers come
+// from the configuration where one was named; otherwise any name goes.
+func (p *program) loadPolicy(cmd *cobra.Command, file string) (*policy.Set, error) {
+	data, err := durable.ReadFile(file, policy.MaxFileSize)
+	if err != nil {
+		return nil, err
+	}
+	var opts policy.Options
+	if cmd.Flags().Changed("config") {
+		cfg, err := p.load(nil)
+		if err != nil {
+			return nil, err
+		}
+		opts.Providers = cfg.ProviderNames()
+	}
+	return policy.Load(file, data, opts)
+}
+
+func report(file string, set *policy.Set) policyReport {
+	r := policyReport{File: file}
+	if set == nil {
+		return r
+	}
+	doc := set.Document()
+	r.OK, r.Version = true, set.Version()
+	r.Services, r.Rules, r.Tests = len(doc.Services), len(doc.Rules), len(doc.Tests)
+	for _, warning := range doc.Warnings {
+		r.Warnings = append(r.Warnings, warning.Error())
+	}
+	return r
+}
+
+func (p *program) policyCheck(cmd *cobra.Command, file string) error {
+	set, err := p.loadPolicy(cmd, file)
+	var failed *policy.TestError
+	if errors.As(err, &failed) {
+		err = nil // that is for "policy test"
+	}
+	r := report(file, set)
+	if err == nil {
+		return p.print(r, r.text(fmt.Sprintf("%d services, %d rules, %d tests\nversion %s\n", r.Services, r.Rules, r.Tests, r.Version)))
+	}
+	return p.policyRefused(r, err)
+}
+
+func (p *program) policyRefused(r policyReport, err error) error {
+	if !p.json {
+		return err
+	}
+	r.OK, r.Errors = false, lines(err)
+	if err := p.print(r, ""); err != nil {
+		return err
+	}
+	return exitCode(exitError)
+}
+
+func (r policyReport) text(rest string) string {
+	var b strings.Builder
+	for _, warning := range r.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", warning)
+	}
+	fmt.Fprintf(&b, "%s: ok, %s", r.File, rest)
+	return b.String()
+}
+
+func (p *program) policyTest(cmd *cobra.Command, file string) error {
+	set, err := p.loadPolicy(cmd, file)
+	r := report(file, set)
+	var failed *policy.TestError
+	switch {
+	case errors.As(err, &failed):
+		return p.policyFailed(r, failed)
+	case err != nil:
+		return p.policyRefused(r, err)
+	case r.Tests == 0:
+		return p.print(r, r.text("but it has no tests; write some under \"tests\"\n"))
+	default:
+		return p.print(r, r.text(fmt.Sprintf("%d tests hold\n", r.Tests)))
+	}
+}
+
+// policyFailed prints the difference between what the tests want and get.
+func (p *program) policyFailed(r policyReport, failed *policy.TestError) error {
+	r.OK = false
+	var b strings.Builder
+	for _, f := range failed.Failures {
+		d := failure(f)
+		r.Failures = append(r.Failures, d)
+		fmt.Fprintf(&b, "%s:%d: test %q\n  target  %s\n  want    %s\n  got     %s\n", r.File, d.Line, d.Test, d.Target, d.Want, d.Got)
+		if d.Rule != "" {
+			fmt.Fprintf(&b, "  rule    %s\n", d.Rule)
+		}
+		if d.Reason != "" {
+			fmt.Fprintf(&b, "  because %s\n", d.Reason)
+		}
+	}
+	fmt.Fprintf(&b, "%s: %d expectations do not hold\n", r.File, len(r.Failures))
+	if err := p.print(r, b.String()); err != nil {
+		return err
+	}
+	return exitCode(exitError)
+}
+
+func failure(f policy.Failure) policyFailure {
+	word := map[bool]string{true: "allow", false: "deny"}
+	return policyFailure{Test: f.Test, Line: f.Pos.Line, Target: f.Target, Want: word[f.Want], Got: word[!f.Want],
+		Rule: f.Decision.Rule, Reason: f.Decision.Reason}
+}

@@ -1,0 +1,200 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/culvert-vpn/culvert/auth"
+	protocol "github.com/culvert-vpn/culvert/auth/enroll"
+	"github.com/culvert-vpn/culvert/auth/mtls"
+	"github.com/culvert-vpn/culvert/auth/oidc"
+	"github.com/culvert-vpn/culvert/server/dialer"
+	"github.com/culvert-vpn/culvert/server/enroll"
+	"github.com/culvert-vpn/culvert/server/session"
+)
+
+// assemble joins the opened parts. It opens nothing.
+func (s *Server) assemble(context.Context) error {
+	limits := s.cfg.Limits
+	s.registry = session.New(session.Config{
+		Limits: session.Limits{
+			Sessions: limits.Sessions, SessionsPerUser: limits.SessionsPerUser,
+			Streams: limits.Streams, StreamsPerUser: limits.StreamsPerUser, StreamsPerSession: limits.StreamsPerSession,
+		},
+		Logger: s.log.With("component", "session"), Now: s.now,
+	})
+	var err error
+	s.dialer, err = dialer.New(dialer.Config{
+		Resolve: s.opts.Resolve, DNSServer: s.cfg.Dial.Resolver, Timeout: s.cfg.Dial.Timeout,
+		Own: s.ownAddresses, Logger: s.log.With("component", "dialer"),
+	})
+	if err != nil {
+		return err
+	}
+	enrolment, err := s.enrolment()
+	if err != nil {
+		return err
+	}
+	if err := s.assembleGateway(); err != nil {
+		return err
+	}
+	s.health = &health{checks: s.checks(), now: s.now}
+	return s.assembleFront(enrolment)
+}
+
+func (s *Server) assembleFront(enrolment http.Handler) error {
+	config, err := s.portTLS()
+	if err != nil {
+		return err
+	}
+	limits := s.cfg.Limits
+	handler := webHandler(s.log, s.health, enrolment, s.metrics.panics.Inc)
+	if s.cfg.TLS.Mode != "self" {
+		handler = strictTransport(handler)
+	}
+	s.front = &front{
+		log: s.log, listener: s.listener, tls: config, timeout: limits.HandshakeTimeout, max: int64(limits.Connections),
+		rates: newAddressRates(limits.ConnectionRate, limits.ConnectionBurst, s.now),
+		handshakes: newHandshakes(limits.Handshakes, limits.HandshakesPerAddress, func(n int) {
+			s.metrics.displaced.Add(float64(n))
+		}),
+		tunnel: s.gateway.HandleTunnel, metrics: s.metrics,
+	}
+	s.web = newWeb(newWebServer(s.log.With("component", "https"), handler), s.listener.Addr(), limits.HTTPS, s.front.released)
+	s.front.web = s.web
+	if s.metricsListener != nil {
+		s.metricsServer = metricsServer(s.metrics, s.health, s.cfg.Metrics.UnsafeListen != "")
+	}
+	s.gauges()
+	return nil
+}
+
+func (s *Server) gauges() {
+	s.metrics.gauge("culvert_connections", "Open connections on the one port.", func() float64 { return float64(s.front.open.Load()) })
+	s.metrics.gauge("culvert_handshakes", "TLS handshakes under way.", func() float64 { return float64(s.front.handshakes.len()) })
+	s.metrics.gauge("culvert_https_connections", "Open HTTPS connections.", func() float64 { return float64(s.web.open.Load()) })
+	s.metrics.gauge("culvert_issuing_certificate_expiry_seconds", "When the issuing certificate ends, in seconds since 1970.",
+		func() float64 { return float64(s.authority.Issuing().NotAfter.Unix()) })
+	s.metrics.gauge("culvert_audit_failing", "1 while audit records cannot be written.", func() float64 {
+		if s.audit.Status().Err != nil {
+			return 1
+		}
+		return 0
+	})
+	s.metrics.gauge("culvert_audit_free_bytes", "Free space for the audit log.", func() float64 { return float64(s.audit.Status().Free) })
+}
+
+// portTLS is the TLS of the one port: ALPN separates the tunnel from HTTPS, and
+// nothing falls back from the one to the other (design §3.1).
+func (s *Server) portTLS() (*tls.Config, error) {
+	tunnelTLS, err := mtls.ServerConfig(mtls.ServerOptions{
+		Certificate: s.leaf.Certificate, Roots: s.authority.Pool,
+		TrustDomain: auth.TrustDomain(s.cfg.TrustDomain), Now: s.now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return mtls.OnePort(publicTLS(s.cert), tunnelTLS)
+}
+
+// enrolment is the handler of the paths of auth/enroll. Without a provider
+// nobody can log in, but who has a certificate still gets through: the gateway
+// starts, and says what is missing.
+func (s *Server) enrolment() (http.Handler, error) {
+	if len(s.cfg.Providers) == 0 {
+		s.log.Warn("nobody can log in: no OpenID provider is configured; add one under providers and restart")
+		return http.HandlerFunc(refuseEnrolment), nil
+	}
+	var providers []enroll.Provider
+	for _, config := range s.cfg.Providers {
+		opts := oidc.Options{Now: s.now}
+		if s.opts.ProviderClient != nil {
+			opts.HTTPClient = s.opts.ProviderClient(config.Issuer)
+		}
+		verifier, err := oidc.NewVerifier(config, opts)
+		if err != nil {
+			return nil, fmt.Errorf("provider %s: %w", config.Name, err)
+		}
+		providers = append(providers, verifier)
+	}
+	outcomes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "culvert_enrolments_total", Help: "Enrolment requests, by kind and outcome."}, []string{"kind", "outcome"})
+	s.metrics.registry.MustRegister(outcomes)
+	return enroll.New(enroll.Config{
+		Store: s.store, Authority: s.authority, Providers: providers, Audit: s.audit,
+		Logger: s.log.With("component", "enroll"), Tunnel: s.cfg.Tunnel,
+		CertificateTTL: s.cfg.Certificates.TTL, SessionTTL: s.cfg.Certificates.Session, KeepGroups: s.cfg.Groups.Keep,
+		Limits:  enroll.Limits{AddressPerMinute: s.cfg.Limits.EnrolmentRate},
+		Observe: func(kind, outcome string) { outcomes.WithLabelValues(kind, outcome).Inc() },
+		Now:     s.now,
+	})
+}
+
+func refuseEnrolment(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Retry-After", "60")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	_ = json.NewEncoder(w).Encode(protocol.Problem{
+		Type: "about:blank", Title: "no provider", Status: http.StatusServiceUnavailable, Code: protocol.CodeUnavailable,
+		Detail: "this gateway has no OpenID provider yet, so nobody can log in",
+		Remedy: "tell your administrator",
+	})
+}
+
+// checks are what /readyz asks. What only new logins need (provider, HTTPS
+// certificate) does not make the gateway unready: a balancer would then cut off
+// those who hold certificates, on all gateways at once.
+func (s *Server) checks() []func(context.Context) Check {
+	return []func(context.Context) Check{
+		func(ctx context.Context) Check {
+			c := Check{Name: "store", Required: true, OK: s.store.Ping(ctx) == nil}
+			return c.because("the database does not answer; the gateway's log says why")
+		},
+		func(context.Context) Check {
+			status := s.audit.Status()
+			c := Check{Name: "audit", Required: true, OK: status.Err == nil}
+			if c.OK && status.Low {
+				c.Detail = "little space is left for the audit log; without it no stream is opened"
+			}
+			return c.because("audit records cannot be written, so no stream is opened; the disk may be full")
+		},
+		func(context.Context) Check {
+			left := s.authority.Issuing().NotAfter.Sub(s.now())
+			c := Check{Name: "ca", Required: true, OK: left > 0}
+			if c.OK && left < 30*24*time.Hour {
+				c.Detail = fmt.Sprintf("the issuing certificate ends in %d days; renew it with \"ca csr\" and \"ca sign\"", int(left.Hours()/24))
+			}
+			return c.because("the issuing certificate has ended; renew it with \"ca csr\" and \"ca sign\"")
+		},
+		func(context.Context) Check {
+			c := Check{Name: "policy", OK: !s.rules.alarm.Load()}
+			return c.because("the policy file cannot be used; the policy accepted before is in force")
+		},
+		func(context.Context) Check {
+			c := Check{Name: "certificate", OK: s.certificateOK()}
+			return c.because("there is no valid HTTPS certificate, so nobody can log in; tunnels are not affected")
+		},
+		func(context.Context) Check {
+			c := Check{Name: "providers", Required: true, OK: len(s.cfg.Providers) > 0}
+			return c.because("no OpenID provider is configured, so nobody can log in; add one under providers")
+		},
+		func(context.Context) Check {
+			c := Check{Name: "serving", Required: true, OK: !s.draining.Load()}
+			return c.because("the gateway is stopping")
+		},
+	}
+}
+
+// because sets the detail of a check that is not OK.
+func (c Check) because(detail string) Check {
+	if !c.OK {
+		c.Detail = detail
+	}
+	return c
+}

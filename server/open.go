@@ -1,0 +1,158 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/auth/ca"
+	"github.com/culvert-vpn/culvert/internal/buildinfo"
+	"github.com/culvert-vpn/culvert/server/audit"
+	"github.com/culvert-vpn/culvert/server/policy"
+	"github.com/culvert-vpn/culvert/server/store"
+)
+
+const mib = 1 << 20
+
+// The steps of New, in their order. Each leaves what it opened in s, for release.
+
+func (s *Server) openState(ctx context.Context) (err error) {
+	s.lock, err = takeState(ctx, s.cfg.StateDir)
+	return err
+}
+
+// openAuthority loads the CA. A missing, empty or broken one refuses the start;
+// there is nothing to fall back to (design §3.2).
+func (s *Server) openAuthority(context.Context) error {
+	authority, err := loadAuthority(&s.cfg)
+	if err != nil {
+		return err
+	}
+	s.authority, s.leaf = authority, ca.NewGatewayLeaf(authority)
+	return nil
+}
+
+func loadAuthority(cfg *Config) (*ca.Authority, error) {
+	authority, err := ca.Load(cfg.CADir)
+	if err != nil {
+		return nil, fmt.Errorf("load the CA (made by \"culvert-gateway init\"): %w", explain(err, cfg.CADir))
+	}
+	if got := string(authority.TrustDomain()); got != cfg.TrustDomain {
+		return nil, fmt.Errorf("the CA in %s was made for the trust domain %q, and the configuration says %q: set trust_domain to %q, or make another CA",
+			cfg.CADir, got, cfg.TrustDomain, got)
+	}
+	return authority, nil
+}
+
+func (s *Server) openStore(ctx context.Context) (err error) {
+	s.store, err = store.Open(ctx, s.cfg.databaseURL(), store.Options{
+		TrustDomain:  auth.TrustDomain(s.cfg.TrustDomain),
+		PolicySource: s.cfg.Policy.Source,
+		Logger:       s.log.With("component", "store"),
+	})
+	return explain(err, s.cfg.StateDir)
+}
+
+func (s *Server) openAudit(context.Context) (err error) {
+	dir := filepath.Join(s.cfg.StateDir, "audit")
+	s.audit, err = audit.Open(audit.Config{
+		Dir:         dir,
+		Gateway:     string(s.authority.GatewayID()),
+		Version:     buildinfo.Version(),
+		SegmentSize: int64(s.cfg.Audit.MaxFile) * mib,
+		KeepBytes:   int64(s.cfg.Audit.Keep) * mib,
+		MinFree:     int64(s.cfg.Audit.MinFree) * mib,
+		Logger:      s.log.With("component", "audit"),
+	})
+	if err != nil {
+		return fmt.Errorf("open the audit log: %w", explain(err, dir))
+	}
+	return nil
+}
+
+func (s *Server) openRules(ctx context.Context) error {
+	s.policyWatch = newFileWatch(s.log, s.cfg.Policy.File)
+	s.rules = &rules{
+		file: s.cfg.Policy.File, log: s.log, store: s.store, metrics: s.metrics,
+		opts:     policy.Options{Providers: s.cfg.ProviderNames(), Resolved: policy.NewResolved()},
+		accepted: s.policyAccepted, refused: s.policyRefused,
+	}
+	return s.rules.start(ctx)
+}
+
+func (s *Server) openListeners(ctx context.Context) error {
+	var err error
+	if s.listener, err = listen(ctx, s.opts.Listener, s.cfg.Listen); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	address := s.cfg.Metrics.Listen
+	if s.cfg.Metrics.UnsafeListen != "" {
+		address = s.cfg.Metrics.UnsafeListen
+		s.log.Warn("metrics are open to whoever reaches the address, without a login", "listen", address)
+	}
+	if address == "" && s.opts.MetricsListener == nil {
+		return nil
+	}
+	if s.metricsListener, err = listen(ctx, s.opts.MetricsListener, address); err != nil {
+		return fmt.Errorf("listen for metrics (metrics.listen): %w", err)
+	}
+	return nil
+}
+
+func listen(ctx context.Context, given net.Listener, address string) (net.Listener, error) {
+	if given != nil {
+		return given, nil
+	}
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, explain(err, address)
+	}
+	return l, nil
+}
+
+func (s *Server) openCertificate(context.Context) (err error) {
+	s.cert, err = newCertificate(s)
+	if err != nil {
+		return explain(err, s.cfg.StateDir)
+	}
+	return nil
+}
+
+func newCertificate(s *Server) (webCertificate, error) {
+	switch s.cfg.TLS.Mode {
+	case "files":
+		s.certWatch = newFileWatch(s.log, s.cfg.TLS.Certificate, s.cfg.TLS.Key)
+		return newFileCertificate(s.log, s.cfg.TLS.Certificate, s.cfg.TLS.Key, s.cfg.Hostname)
+	case "acme":
+		return newACMECertificate(s.log, &s.cfg, s.listener.Addr())
+	default:
+		return newSelfCertificate(&s.cfg)
+	}
+}
+
+// ownAddresses are those that no service may be: the gateway's own listeners.
+func (s *Server) ownAddresses() []netip.AddrPort {
+	var own []netip.AddrPort
+	for _, l := range []net.Listener{s.listener, s.metricsListener} {
+		if l == nil {
+			continue
+		}
+		if addr, err := netip.ParseAddrPort(l.Addr().String()); err == nil {
+			own = append(own, addr)
+		}
+	}
+	return own
+}
+
+// ProviderNames are the names that the policy may use before a slash.
+func (c *Config) ProviderNames() []string {
+	var names []string
+	for _, p := range c.Providers {
+		names = append(names, p.Name)
+	}
+	return names
+}
