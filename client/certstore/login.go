@@ -81,16 +81,22 @@ func (l Login) Certificate() (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: l.Chain, PrivateKey: key, Leaf: leaf}, nil
 }
 
-// RootPool returns the pinned roots of the tunnel. It is an error when there is none.
+// maxRoots bounds what a gateway may have pinned: two in a change of roots, and room for more.
+const maxRoots = 8
+
+// RootPool returns the pinned roots of the tunnel. It is an error when there is none, and when one is no authority.
 func (l Login) RootPool() (*x509.CertPool, error) {
-	if len(l.Roots) == 0 {
-		return nil, errors.New("no roots are pinned for the tunnel")
+	if len(l.Roots) == 0 || len(l.Roots) > maxRoots {
+		return nil, fmt.Errorf("%d roots for the tunnel; 1 to %d can be pinned", len(l.Roots), maxRoots)
 	}
 	pool := x509.NewCertPool()
 	for _, der := range l.Roots {
 		root, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, fmt.Errorf("parse pinned root: %w", err)
+		}
+		if !root.IsCA || !root.BasicConstraintsValid {
+			return nil, errors.New("a pinned root is no certificate authority")
 		}
 		pool.AddCert(root)
 	}
