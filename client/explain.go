@@ -72,11 +72,9 @@ func (c *Client) terminated(login *Login, t *wire.Termination) verdict {
 	case wire.TerminateReplaced:
 		v.reason = orElse(t.Reason, "another client took over this session")
 		v.remedy = "stop one of them; each profile needs only one `culvert up`"
-	case wire.TerminateShutdown, wire.TerminateIdle, wire.TerminateLimit, wire.TerminateProtocol:
+	default: // shutdown, idle, limit, protocol, unavailable, and what a newer gateway may add
 		v.state, v.next = status.Reconnecting, nextBackoff
 		v.reason = orElse(t.Reason, "the gateway ended the connection ("+string(t.Code)+")")
-	default:
-		v.reason = orElse(t.Reason, string(t.Code))
 	}
 	return v
 }
