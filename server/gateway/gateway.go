@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -78,6 +79,7 @@ type Gateway struct {
 	metrics *Metrics
 
 	draining chan struct{} // closed by Shutdown
+	listing  chan struct{} // has a place for each list of services that may be made at once
 
 	mu       sync.Mutex
 	links    map[*link]struct{}
@@ -110,7 +112,10 @@ func New(cfg Config) (*Gateway, error) {
 	if missing != "" {
 		return nil, fmt.Errorf("gateway: Config.%s is required", missing)
 	}
-	g := &Gateway{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, links: make(map[*link]struct{}), draining: make(chan struct{})}
+	g := &Gateway{
+		cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, links: make(map[*link]struct{}),
+		draining: make(chan struct{}), listing: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}

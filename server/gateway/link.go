@@ -118,7 +118,7 @@ func (l *link) tryAdmit(hello wire.Hello) (wire.Welcome, error) {
 		return wire.Welcome{}, err
 	}
 	l.session = s
-	deadline, err := l.g.cfg.Admit(l.ctx, l.peer)
+	deadline, err := l.allowed(l.peer)
 	if err != nil {
 		return wire.Welcome{}, err
 	}
@@ -127,6 +127,15 @@ func (l *link) tryAdmit(hello wire.Hello) (wire.Welcome, error) {
 		return wire.Welcome{}, err
 	}
 	return l.welcome(), nil
+}
+
+// admitTimeout bounds the question for locks, which may go to a database.
+const admitTimeout = 5 * time.Second
+
+func (l *link) allowed(peer mtls.Peer) (deadline time.Time, err error) {
+	ctx, cancel := context.WithTimeout(l.ctx, admitTimeout)
+	defer cancel()
+	return l.g.cfg.Admit(ctx, peer)
 }
 
 func (l *link) welcome() wire.Welcome {
@@ -221,7 +230,10 @@ func (l *link) announce() {
 	}
 }
 
+// services are what the person may see now. Only so many lists are made at once: after a change of the policy, everybody gets one.
 func (l *link) services() wire.Services {
+	l.g.listing <- struct{}{}
+	defer func() { <-l.g.listing }()
 	set := l.g.cfg.Policy()
 	return wire.Services{Services: set.Services(l.whom().policy), PolicyVersion: set.Version()}
 }
@@ -279,7 +291,7 @@ func (l *link) renew(chain [][]byte) error {
 	if !next.Certificate.NotAfter.After(l.session.NotAfter()) {
 		return session.ErrNotLater
 	}
-	deadline, err := l.g.cfg.Admit(l.ctx, next)
+	deadline, err := l.allowed(next)
 	if err != nil {
 		return errNoRenewalNow(err)
 	}
@@ -293,7 +305,7 @@ func (l *link) renew(chain [][]byte) error {
 	l.peer = next
 	// Once more, behind the change: a lock that came in between compared with the old claims.
 	var term *wire.Termination
-	if _, err := l.g.cfg.Admit(l.ctx, next); errors.As(err, &term) {
+	if _, err := l.allowed(next); errors.As(err, &term) {
 		l.session.End(term)
 		return term
 	}

@@ -148,7 +148,7 @@ func (x *stream) ending(res relay.Result) (end, reason string) {
 	case errors.As(cause, &den):
 		return "revoked", fmt.Sprintf("%s (%s)", den.decision.Reason, den.decision.Condition)
 	case errors.Is(cause, errMoved):
-		return "revoked", errMoved.Error()
+		return "revoked", errMoved.Reason
 	case errors.As(cause, &term):
 		return string(term.Code), term.Reason
 	case cause != nil:

@@ -98,12 +98,15 @@ func (x *stream) recheck() error {
 	return nil
 }
 
-// denial is a decision of the policy against a stream.
+// denial is a decision of the policy against a stream. As the cause of an abort it tells the client so.
 type denial struct{ decision policy.Decision }
 
 func (d *denial) Error() string { return d.decision.Refusal("").Error() }
+func (d *denial) Unwrap() error {
+	return &tunnel.AbortError{Code: wire.AbortRevoked, Reason: d.decision.Reason}
+}
 
-var errMoved = errors.New("the service leads elsewhere now; open it again")
+var errMoved = &tunnel.AbortError{Code: wire.AbortRevoked, Reason: "the service leads elsewhere now; open it again"}
 
 // check decides about an address before anything is sent to it, and writes the opening record before the first.
 func (x *stream) check(at netip.AddrPort) error {
@@ -215,8 +218,7 @@ func (x *stream) serve(conn net.Conn) {
 		return
 	}
 	x.l.g.metrics.decisions.WithLabelValues(string(wire.CodeOK), string(x.target.Kind)).Inc()
-	ctx, stop := abortContext(x.reg.Context())
-	defer stop()
+	ctx := x.reg.Context()
 	var res relay.Result
 	if service, ok := conn.(*net.TCPConn); ok {
 		res = relay.Copy(ctx, client, relay.TCP(service), relay.Options{Meter: &x.meter, IdleTimeout: x.l.g.cfg.IdleTimeout})
@@ -232,27 +234,4 @@ func abortService(conn net.Conn) {
 		return
 	}
 	conn.Close()
-}
-
-// abortContext is ctx with causes that say to the client what the gateway means.
-func abortContext(ctx context.Context) (context.Context, func()) {
-	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { cancel(abortCause(context.Cause(ctx))) })
-	return out, func() { stop(); cancel(nil) }
-}
-
-func abortCause(cause error) error {
-	var (
-		den  *denial
-		term *wire.Termination
-	)
-	switch {
-	case errors.As(cause, &den):
-		return &tunnel.AbortError{Code: wire.AbortRevoked, Reason: den.decision.Reason}
-	case errors.As(cause, &term):
-		return &tunnel.AbortError{Code: wire.AbortTerminated, Reason: term.Reason}
-	case errors.Is(cause, errMoved):
-		return &tunnel.AbortError{Code: wire.AbortRevoked, Reason: errMoved.Error()}
-	}
-	return &tunnel.AbortError{Code: wire.AbortTerminated, Reason: cause.Error()}
 }
