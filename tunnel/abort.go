@@ -36,7 +36,7 @@ func (s *Session) resetLocked(st *Stream, cause error) {
 	s.timer.Reset(tick)
 	m := abortMessage(cause)
 	m.StreamID = st.id
-	s.ctl.abortLater(st.id, m)
+	s.ctl.abortLater(&st.muted, m)
 }
 
 func abortMessage(cause error) *wire.Abort {
@@ -80,7 +80,7 @@ func (s *Session) peerReset(st *Stream) {
 	read := s.settled
 	s.mu.Unlock()
 	if answer {
-		s.out.control(frame{kind: frameWindow, flags: flagRST, id: st.id})
+		s.out.reset(st.id, &st.muted)
 		s.settle(read)
 	}
 }

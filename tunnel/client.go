@@ -35,6 +35,7 @@ func Client(ctx context.Context, raw net.Conn, conf *tls.Config, cfg ClientConfi
 		s.wg.Wait()
 		return nil, err
 	}
+	s.probe()
 	return s, nil
 }
 

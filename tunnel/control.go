@@ -34,6 +34,7 @@ type control struct {
 type controlItem struct {
 	frame []byte        // as wire.Marshal returns it
 	reset uint32        // the stream whose RST goes out behind it; 0: none
+	muted *bool         // of that stream
 	sent  chan struct{} // closed when it has left; nil: nobody wants to know
 }
 
@@ -66,12 +67,12 @@ func (c *control) send(m wire.Message) error {
 }
 
 // abortLater queues an abort and the RST behind it.
-func (c *control) abortLater(id uint32, m *wire.Abort) {
+func (c *control) abortLater(muted *bool, m *wire.Abort) {
 	frame, err := wire.Marshal(m)
 	if err != nil { // an unusable code: the RST alone still ends the stream
 		frame = nil
 	}
-	_ = c.enqueue(controlItem{frame: frame, reset: id}) // fails only when the session ends
+	_ = c.enqueue(controlItem{frame: frame, reset: m.StreamID, muted: muted}) // fails only when the session ends
 }
 
 func (c *control) enqueue(item controlItem) error {
@@ -116,13 +117,13 @@ func (c *control) sendQueued() {
 
 func (c *control) sendItem(item controlItem) error {
 	if item.frame != nil {
-		o := outgoing{id: c.st.id, header: [wire.HeaderSize]byte(item.frame), payload: item.frame[wire.HeaderSize:]}
+		o := outgoing{id: c.st.id, header: [wire.HeaderSize]byte(item.frame), payload: item.frame[wire.HeaderSize:], muted: &c.st.muted}
 		if err := c.st.send(&o); err != nil {
 			return err
 		}
 	}
 	if item.reset != 0 {
-		c.s.out.control(frame{kind: frameWindow, flags: flagRST, id: item.reset})
+		c.s.out.reset(item.reset, item.muted)
 	}
 	if item.sent != nil {
 		<-c.s.out.drained()

@@ -20,6 +20,9 @@ type flowControl struct {
 	rttAt   time.Time
 }
 
+// rttAge is how long a round trip counts before another one is measured.
+const rttAge = 30 * time.Second
+
 // minGrowRTT keeps windows small where the round trip is lost in scheduling.
 const minGrowRTT = time.Millisecond
 
@@ -33,9 +36,16 @@ func (c *flowControl) add(n int) {
 func (c *flowControl) measured(rtt time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.rtt == 0 || rtt <= c.rtt || time.Since(c.rttAt) > time.Minute {
+	if c.rtt == 0 || rtt <= c.rtt || time.Since(c.rttAt) > 2*rttAge {
 		c.rtt, c.rttAt = rtt, time.Now()
 	}
+}
+
+// stale reports that the round trip was measured long ago.
+func (c *flowControl) stale() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Since(c.rttAt) > rttAge
 }
 
 func (c *flowControl) minRTT() time.Duration {
@@ -44,11 +54,12 @@ func (c *flowControl) minRTT() time.Duration {
 	return c.rtt
 }
 
-// grow decides how much a window of that size grows when half of it was consumed within took, and reserves it.
-func (c *flowControl) grow(window int, took time.Duration) int {
+// grow decides how much a window of that size grows when n bytes were consumed within took, and reserves it.
+func (c *flowControl) grow(window, n int, took time.Duration) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.rtt < minGrowRTT || took > c.rtt || 2*window > c.limits.MaxWindow || c.windows+int64(window) > c.limits.Budget {
+	half := time.Duration(float64(took) * float64(window/2) / float64(n))
+	if c.rtt < minGrowRTT || half > c.rtt || 2*window > c.limits.MaxWindow || c.windows+int64(window) > c.limits.Budget {
 		return 0
 	}
 	c.windows += int64(window)

@@ -72,7 +72,7 @@ func (s *Session) inspectSYN(f *frame) (refused bool, err error) {
 	s.refused[f.id] = 0
 	s.log.debug("stream refused: too many", "stream", f.id, "open", s.live, "undecided", s.pending)
 	// Not under the lock, and not on this goroutine, which must not wait.
-	s.ctl.abortLater(f.id, &wire.Abort{StreamID: f.id, Code: wire.AbortLimit, Reason: "too many streams", Read: true, Write: true})
+	s.ctl.abortLater(nil, &wire.Abort{StreamID: f.id, Code: wire.AbortLimit, Reason: "too many streams", Read: true, Write: true})
 	return true, s.countRefusedLocked(f)
 }
 
@@ -107,7 +107,7 @@ func (s *Session) inspectStray(f *frame) error {
 		return protocolError("it sent %d bytes into stream %d, which is over", f.body(), f.id)
 	case f.has(flagRST):
 		// It aborted a stream that had just ended cleanly; it waits for our answer.
-		s.out.control(frame{kind: frameWindow, flags: flagRST, id: f.id})
+		s.out.reset(f.id, nil)
 	}
 	return nil
 }

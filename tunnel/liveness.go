@@ -38,6 +38,8 @@ func (s *Session) checkPeer() (next time.Duration, err error) {
 		return tick, nil
 	case stuck > 0:
 		return tick, nil
+	case s.flow.stale():
+		s.probe()
 	}
 	return max(pingAfter-quiet, tick), nil
 }

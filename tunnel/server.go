@@ -30,6 +30,7 @@ func Server(ctx context.Context, sock *Socket, tc *tls.Conn, cfg ServerConfig) (
 		_ = s.CloseWith(*asTermination(err))
 		return nil, err
 	}
+	s.probe()
 	return s, nil
 }
 

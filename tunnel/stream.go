@@ -49,6 +49,7 @@ type Stream struct {
 
 	wmu      sync.Mutex // one Write at a time
 	deadline deadline   // of writes
+	muted    bool       // our RST has left: nothing follows; guarded by the writer's mu
 
 	mu      sync.Mutex
 	cause   error         // why dead is closed

@@ -269,7 +269,7 @@ func (st *Stream) consumed(n int) {
 	now := time.Now()
 	grown := 0
 	if !st.epoch.IsZero() {
-		grown = st.s.flow.grow(window, now.Sub(st.epoch))
+		grown = st.s.flow.grow(window, st.owed, now.Sub(st.epoch))
 	}
 	st.epoch = now
 	st.window.Store(int64(window + grown))

@@ -59,7 +59,7 @@ func (st *Stream) writeRecord(p []byte) (int, error) {
 }
 
 func (st *Stream) sendRecord(t wire.Type, p []byte) error {
-	o := outgoing{id: st.id, payload: p}
+	o := outgoing{id: st.id, payload: p, muted: &st.muted}
 	wire.PutHeader(o.header[:], wire.Header{Type: t, Length: len(p)})
 	err := st.s.out.data(&o, st.deadline.wait(), st.dead)
 	if err == nil {
@@ -67,9 +67,8 @@ func (st *Stream) sendRecord(t wire.Type, p []byte) error {
 	}
 	if err == errStop { // nothing left: the credit is still ours
 		st.giveBack(o.size())
-		return st.stopped()
 	}
-	return st.failed(err)
+	return st.stoppedBy(err)
 }
 
 // send sends a control message, waiting for credit.
@@ -82,9 +81,13 @@ func (st *Stream) send(o *outgoing) error {
 
 // sendMessage sends the request or the reply, which fits into the first window.
 func (st *Stream) sendMessage(frame []byte) error {
-	o := outgoing{id: st.id, header: [wire.HeaderSize]byte(frame), payload: frame[wire.HeaderSize:]}
+	o := outgoing{id: st.id, header: [wire.HeaderSize]byte(frame), payload: frame[wire.HeaderSize:], muted: &st.muted}
 	st.giveBack(-o.size())
-	return st.s.out.data(&o, nil, st.dead)
+	err := st.s.out.data(&o, nil, st.dead)
+	if err == nil {
+		return nil
+	}
+	return st.stoppedBy(err)
 }
 
 // takeCredit waits until at least least bytes of payload may be sent, and takes the credit for up to most and their header.
@@ -112,7 +115,7 @@ func (st *Stream) takeCredit(least, most int) (int, error) {
 		case <-st.dead:
 		case <-st.deadline.wait():
 			st.waiting.Store(0)
-			return 0, st.stopped()
+			return 0, st.stoppedBy(errStop)
 		}
 	}
 }
@@ -192,12 +195,16 @@ func (st *Stream) addCredit(n uint32) error {
 	return nil
 }
 
-// stopped is why a write stopped to wait.
-func (st *Stream) stopped() error {
-	if err := st.Err(); err != nil {
-		return err
+// stoppedBy is the error of a frame that was not taken.
+func (st *Stream) stoppedBy(err error) error {
+	if err != errStop {
+		return st.failed(err)
 	}
-	return os.ErrDeadlineExceeded
+	if st.deadline.passed() && st.Err() == nil {
+		return os.ErrDeadlineExceeded
+	}
+	<-st.dead // a reset of the peer, whose reason is on its way
+	return st.Err()
 }
 
 // failed is the error of a write that failed because the session ended.
@@ -262,10 +269,10 @@ func (st *Stream) endRefused(why *wire.Refusal) {
 
 // sendEnd sends the end record and yamux's FIN behind it, as one TLS record if nothing else is being sent.
 func (st *Stream) sendEnd() error {
-	o := outgoing{id: st.id, cork: true}
+	o := outgoing{id: st.id, cork: true, muted: &st.muted}
 	wire.PutHeader(o.header[:], wire.Header{Type: wire.TypeEnd})
 	if err := st.s.out.data(&o, nil, nil); err != nil {
-		return st.failed(err)
+		return st.stoppedBy(err)
 	}
 	if err := st.mux.Close(); err != nil {
 		return st.failed(err)

@@ -78,6 +78,27 @@ func (w *frameWriter) ordered(f frame) {
 	w.wakeLocked()
 }
 
+// controlID is the number of the control stream, the first that a client opens.
+const controlID = 1
+
+// reset sends the RST of a stream, behind its data and behind the control message that says why. Nothing of the stream follows.
+func (w *frameWriter) reset(id uint32, muted *bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if muted != nil {
+		*muted = true
+	}
+	f := frame{kind: frameWindow, flags: flagRST, id: id}
+	_, data := w.inBulk[id]
+	_, reason := w.inBulk[controlID]
+	if data || reason {
+		w.bulk = f.append(w.bulk)
+	} else {
+		w.express = f.append(w.express)
+	}
+	w.wakeLocked()
+}
+
 func (w *frameWriter) checkExpressLocked() {
 	if len(w.express) > expressLimit && w.err == nil {
 		w.err = protocolError("it does not read the answers that it asks for")
@@ -90,7 +111,8 @@ type outgoing struct {
 	id      uint32
 	header  [wire.HeaderSize]byte
 	payload []byte
-	cork    bool // more of this stream follows at once: gather only
+	cork    bool  // more of this stream follows at once: gather only
+	muted   *bool // the stream was reset; guarded by the writer's mu
 }
 
 // size is the length of the frame's body.
@@ -106,7 +128,7 @@ func (o *outgoing) append(dst []byte) []byte {
 // Once a frame was taken it leaves whole, or the session ends.
 func (w *frameWriter) data(o *outgoing, stop, dead <-chan struct{}) error {
 	w.mu.Lock()
-	for w.err == nil && !w.fitsLocked(o) {
+	for w.err == nil && !*o.muted && !w.fitsLocked(o) {
 		room := w.roomLocked()
 		w.mu.Unlock()
 		select {
@@ -122,6 +144,10 @@ func (w *frameWriter) data(o *outgoing, stop, dead <-chan struct{}) error {
 	if w.err != nil {
 		defer w.mu.Unlock()
 		return w.err
+	}
+	if *o.muted {
+		defer w.mu.Unlock()
+		return errStop
 	}
 	if !w.busy && !o.cork && len(w.bulk) == 0 && len(w.express)+o.size() <= inlineSize && w.sock.canTry() {
 		return w.inlineAndUnlock(o)
