@@ -1,8 +1,10 @@
 package gateway_test
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"testing"
 	"time"
 
@@ -90,4 +92,28 @@ func BenchmarkDownload(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkIdleSessions says what an idle tunnel connection holds, heap and stacks of both ends together.
+func BenchmarkIdleSessions(b *testing.B) {
+	const sessions = 200
+	w := newWorld(b, wikiPolicy("127.0.0.1:1"), unlimited)
+	for range b.N {
+		before := inUse()
+		var tuns []*tunnel.Session
+		for i := range sessions {
+			tuns = append(tuns, w.desktop(fmt.Sprint("user", i), "engineering").mustConnect())
+		}
+		b.ReportMetric(float64(inUse()-before)/sessions, "B/session")
+		for _, tun := range tuns {
+			tun.Close()
+		}
+	}
+}
+
+func inUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
 }
