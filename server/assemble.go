@@ -16,7 +16,9 @@ import (
 	"github.com/culvert-vpn/culvert/auth/oidc"
 	"github.com/culvert-vpn/culvert/server/dialer"
 	"github.com/culvert-vpn/culvert/server/enroll"
+	"github.com/culvert-vpn/culvert/server/gateway"
 	"github.com/culvert-vpn/culvert/server/session"
+	"github.com/culvert-vpn/culvert/tunnel"
 )
 
 // assemble joins the opened parts. It opens nothing.
@@ -46,6 +48,19 @@ func (s *Server) assemble(context.Context) error {
 	}
 	s.health = &health{checks: s.checks(), now: s.now}
 	return s.assembleFront(enrolment)
+}
+
+func (s *Server) assembleGateway() (err error) {
+	s.standing = &standing{store: s.store, registry: s.registry, log: s.log, now: s.now}
+	figures := gateway.NewMetrics(s.registry)
+	s.metrics.registry.MustRegister(figures)
+	s.gateway, err = gateway.New(gateway.Config{
+		ID: s.authority.GatewayID(), TrustDomain: s.authority.TrustDomain(),
+		Policy: s.rules.set, Dialer: s.dialer, Registry: s.registry, Audit: s.audit, Admit: s.standing.admit,
+		Roots: s.authority.Pool, RootsDER: s.authority.RootsDER,
+		Stalls: tunnel.NewStallLimit(0), Metrics: figures, Logger: s.log.With("component", "gateway"), Now: s.now,
+	})
+	return err
 }
 
 func (s *Server) assembleFront(enrolment http.Handler) error {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth/mtls"
+	"github.com/culvert-vpn/culvert/tunnel"
 )
 
 // The pauses after an Accept that failed: there is no point in trying at full
@@ -34,8 +35,8 @@ type front struct {
 	rates      *addressRates
 	handshakes *handshakes
 	web        *web
-	// tunnel serves a tunnel connection until it has ended.
-	tunnel  func(ctx context.Context, sock net.Conn, secure *tls.Conn)
+	// tunnel serves a tunnel connection until it has ended, and says why it did.
+	tunnel  func(context.Context, *tunnel.Socket, *tls.Conn) error
 	metrics *metrics
 
 	open    atomic.Int64
@@ -117,7 +118,7 @@ func (f *front) handle(ctx context.Context, conn net.Conn, pending *handshake) {
 			f.released()
 		}
 	}()
-	sock := conn
+	sock := tunnel.NewSocket(conn)
 	secure := tls.Server(sock, f.tls)
 	if !f.handshake(ctx, secure) {
 		return
@@ -126,7 +127,8 @@ func (f *front) handle(ctx context.Context, conn net.Conn, pending *handshake) {
 	state := secure.ConnectionState()
 	switch {
 	case mtls.IsTunnel(state):
-		f.tunnel(ctx, sock, secure)
+		err := f.tunnel(ctx, sock, secure)
+		f.log.Debug("tunnel connection has ended", "remote", conn.RemoteAddr(), "why", err)
 	case state.NegotiatedProtocol == acmeALPN:
 		// The authority has seen the challenge's certificate; that was all.
 	default:

@@ -28,10 +28,10 @@ func (s *Server) reloadPolicy(ctx context.Context, why string) error {
 }
 
 func (s *Server) policyAccepted(ctx context.Context, set *policy.Set, why string) {
-	s.record(ctx, audit.Record{Event: audit.EventPolicyLoaded, Policy: set.Version(), Detail: why})
-	if s.gateway != nil {
+	if s.gateway != nil { // first the effect: nobody waits for the disk
 		s.gateway.PolicyChanged()
 	}
+	s.record(ctx, audit.Record{Event: audit.EventPolicyLoaded, Policy: set.Version(), Detail: why})
 }
 
 func (s *Server) policyRefused(ctx context.Context, file string, err error) {

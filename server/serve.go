@@ -69,7 +69,8 @@ func (s *Server) startServing(life context.Context, background *sync.WaitGroup, 
 		"https":       report(s.web.serve),
 		"certificate": func() { s.cert.run(life) },
 		"policy":      func() { s.policyWatch.run(life, func() { _ = s.reloadPolicy(life, "the file changed") }) },
-		"sessions":    func() { s.registry.Run(life) },
+		"sessions":    func() { s.gateway.Run(life) },
+		"locks":       func() { s.standing.run(life) },
 		"clean-up":    func() { s.cleanUp(life) },
 		"leaf":        func() { s.keepLeaf(life) },
 	}
@@ -85,19 +86,31 @@ func (s *Server) startServing(life context.Context, background *sync.WaitGroup, 
 		})
 	}
 	for name, job := range jobs {
-		background.Go(func() { s.guard(name, job) })
+		background.Go(func() { s.guard(life, name, job) })
 	}
 }
 
-// guard keeps a panic in a background job from ending everybody's tunnels.
-func (s *Server) guard(name string, job func()) {
+// jobPause is how long a background job that panicked rests before it runs again.
+const jobPause = time.Second
+
+// guard runs a background job, again and again while it panics: a bug there must
+// neither end everybody's tunnels nor, in the job that follows the locks, let
+// somebody stay.
+func (s *Server) guard(ctx context.Context, name string, job func()) {
+	for s.panicked(name, job) && sleep(ctx, jobPause) {
+	}
+}
+
+func (s *Server) panicked(name string, job func()) (yes bool) {
 	defer func() {
 		if v := recover(); v != nil {
+			yes = true
 			s.metrics.panics.Inc()
-			s.log.Error("panic in a background job, which has ended; restart the gateway when it is convenient", "job", name, "panic", v, "stack", string(debug.Stack()))
+			s.log.Error("panic in a background job; it runs again", "job", name, "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
 	job()
+	return false
 }
 
 // announce says that and where the gateway runs: to the log, to the state

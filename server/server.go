@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-vpn/culvert/internal/durable"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/dialer"
+	"github.com/culvert-vpn/culvert/server/gateway"
 	"github.com/culvert-vpn/culvert/server/session"
 	"github.com/culvert-vpn/culvert/server/store"
 )
@@ -61,7 +62,8 @@ type Server struct {
 	rules     *rules
 	registry  *session.Registry
 	dialer    *dialer.Dialer
-	gateway   dataPath
+	gateway   *gateway.Gateway
+	standing  *standing
 	cert      webCertificate
 	health    *health
 	listener  net.Listener
