@@ -80,6 +80,9 @@ func newSession(sock *Socket, tc *tls.Conn, cfg config, server bool) (*Session, 
 	s.ctl = newControl(s)
 	sock.lastRead.Store(sock.since())
 	link := &muxLink{s: s, in: frameReader{src: tc, inspect: s.inspect}}
+	// The multiplexer reads at once, and a connection that is lost at once must find the session whole.
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var err error
 	if server {
 		s.mux, err = yamux.Server(link, s.muxConfig())
@@ -89,9 +92,7 @@ func newSession(sock *Socket, tc *tls.Conn, cfg config, server bool) (*Session, 
 	if err != nil {
 		return nil, fmt.Errorf("start the multiplexer: %w", err)
 	}
-	s.mu.Lock()
 	s.timer = time.AfterFunc(tick, s.housekeeping)
-	s.mu.Unlock()
 	return s, nil
 }
 
