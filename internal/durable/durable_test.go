@@ -169,11 +169,15 @@ func TestLockExcludesAndEndsWithItsContext(t *testing.T) {
 func TestLockEndsWithItsProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	if os.Getenv("DURABLE_TEST_LOCK") != "" {
-		if _, err := TryLock(os.Getenv("DURABLE_TEST_LOCK")); err != nil {
+		held, err := TryLock(os.Getenv("DURABLE_TEST_LOCK"))
+		if err != nil {
 			os.Exit(1)
 		}
 		os.Stdout.WriteString("locked\n")
-		select {}
+		for { // until it is killed
+			time.Sleep(time.Hour)
+			runtime.KeepAlive(held) // an unreachable file is closed by the collector
+		}
 	}
 	if runtime.GOOS == "js" {
 		return
