@@ -144,9 +144,9 @@ func TestIssuers(t *testing.T) {
 		"https://idp.example/\nx":    "is not a URL",
 		"https://idp.example/\u202e": "is not a URL",
 		"https://idp.example/.well-known/openid-configuration": "the issuer is what stands in front",
-		"https://login.microsoftonline.com/common/v2.0":        "shared tenant",
-		"https://login.microsoftonline.com/Organizations/v2.0": "shared tenant",
-		"https://LOGIN.microsoftonline.com./consumers/v2.0":    "shared tenant",
+		"https://login.microsoftonline.com/common/v2.0":        "shared Entra tenant",
+		"https://login.microsoftonline.com/Organizations/v2.0": "shared Entra tenant",
+		"https://LOGIN.microsoftonline.com./consumers/v2.0":    "shared Entra tenant",
 		"https://login.microsoftonline.com/corp.example/v2.0":  "is not a GUID",
 		"https://sts.windows.net/":                             "is not a GUID",
 	} {

@@ -141,7 +141,7 @@ func checkEntraTenant(u *url.URL) error {
 	tenant, _, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
 	switch strings.ToLower(tenant) {
 	case "common", "organizations", "consumers":
-		return fmt.Errorf("Entra's shared tenant %q signs in people of any company; use https://%s/<tenant GUID>/v2.0", tenant, u.Host)
+		return fmt.Errorf("%q is a shared Entra tenant and signs in people of any company; use https://%s/<tenant GUID>/v2.0", tenant, u.Host)
 	}
 	if !guid.MatchString(tenant) {
 		return fmt.Errorf("the Entra tenant %q is not a GUID; use https://%s/<tenant GUID>/v2.0", tenant, u.Host)
