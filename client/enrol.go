@@ -17,6 +17,9 @@ import (
 // ErrLoginRunning: another process is logging in to the same profile.
 var ErrLoginRunning = errors.New("another login for this profile is running")
 
+// ErrNoGateway: LogIn was given no URL, and the profile has none from before.
+var ErrNoGateway = errors.New("no gateway is known in this profile yet: name its URL")
+
 // loginLockWait is how long LogIn waits for another one: long enough for one
 // that is just ending.
 const loginLockWait = 2 * time.Second
@@ -99,14 +102,14 @@ func startRecord(profile *certstore.Profile, o LogInOptions) (certstore.Login, e
 		}
 	}
 	if address == "" {
-		return certstore.Login{}, errors.New("no gateway is known in this profile yet: name its URL")
+		return certstore.Login{}, ErrNoGateway
 	}
 	record := certstore.Login{Gateway: address, HTTPSFingerprint: o.Trust.Fingerprint, HTTPSRoots: o.Trust.Roots}
 	if address != before.Gateway {
 		return record, nil
 	}
 	record.TrustDomain, record.Provider = before.TrustDomain, before.Provider
-	if o.Trust.Fingerprint == "" && len(o.Trust.Roots) == 0 {
+	if o.Trust.Fingerprint == "" && o.Trust.Roots == nil {
 		record.HTTPSFingerprint, record.HTTPSRoots = before.HTTPSFingerprint, before.HTTPSRoots
 	}
 	return record, nil

@@ -154,7 +154,9 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &t) && t.Timeout()
 }
 
-// plain says in words what went wrong, without the layers that wrapped it.
+// Reason says in words what went wrong, without the layers that wrapped it.
+func Reason(err error) string { return plain(err) }
+
 func plain(err error) string {
 	var dns *net.DNSError
 	var problem *enroll.Problem

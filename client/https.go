@@ -19,7 +19,8 @@ import (
 type Trust struct {
 	// Fingerprint is that of an authority in the served chain ("sha256:HEX").
 	Fingerprint auth.Fingerprint
-	// Roots is PEM.
+	// Roots is PEM. Nil means none; anything else without a certificate is an
+	// error, and never the system's roots.
 	Roots []byte
 }
 
@@ -31,7 +32,7 @@ func (cfg Config) gateway(address string, trust Trust) (client *enroll.Client, d
 		return nil, nil, fmt.Errorf("the gateway's URL: %w", err)
 	}
 	options := mtls.HTTPSOptions{Host: u.Hostname(), Fingerprint: trust.Fingerprint, Now: cfg.Now}
-	if len(trust.Roots) > 0 {
+	if trust.Roots != nil {
 		options.Roots = x509.NewCertPool()
 		if !options.Roots.AppendCertsFromPEM(trust.Roots) {
 			return nil, nil, errors.New("the file of authorities holds no PEM certificate")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -65,6 +66,8 @@ func exitCode(err error) int {
 		return exitNotLoggedIn
 	case errors.As(err, &problem):
 		return problemCode(problem)
+	case errors.Is(err, client.ErrNoGateway):
+		return exitUsage
 	case errors.Is(err, oidc.ErrUnavailable):
 		return exitError
 	case unreachable(err):
@@ -152,7 +155,31 @@ func message(err error) string {
 	case errors.Is(err, context.Canceled):
 		return "interrupted"
 	default:
+		return networkText(err)
+	}
+}
+
+// networkText shortens what net/http and crypto/tls say about the way to the
+// gateway, whose URL the person gave. Trouble at the provider keeps its words.
+func networkText(err error) string {
+	var request *url.Error
+	var certificate *tls.CertificateVerificationError
+	if errors.Is(err, oidc.ErrUnavailable) || !errors.As(err, &request) {
 		return err.Error()
+	}
+	where := request.URL
+	if u, perr := url.Parse(request.URL); perr == nil {
+		where = u.Host
+	}
+	switch {
+	case unreachable(err):
+		return where + " cannot be reached: " + client.Reason(err)
+	case errors.As(err, &certificate):
+		return "the HTTPS certificate of " + where + " is not trusted: " + certificate.Err.Error()
+	case errors.Is(err, mtls.ErrFingerprint):
+		return where + ": " + mtls.ErrFingerprint.Error()
+	default:
+		return where + ": " + request.Err.Error()
 	}
 }
 

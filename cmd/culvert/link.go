@@ -76,7 +76,7 @@ func parseTarget(kind wire.Kind, s string) (wire.Target, error) {
 	if !strings.Contains(s, ":") {
 		t := wire.ServiceTarget(kind, s)
 		if err := t.Validate(); err != nil {
-			return t, &usageError{fmt.Errorf("%q is not the name of a service: %w", s, err)}
+			return t, &usageError{fmt.Errorf("%q is not the name of a service", s)}
 		}
 		return t, nil
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -39,7 +40,10 @@ by the fingerprint that culvert-gateway printed (--ca-fingerprint).`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			address := ""
 			if len(args) == 1 {
-				address = args[0]
+				var err error
+				if address, err = client.GatewayURL(args[0]); err != nil {
+					return &usageError{err}
+				}
 			}
 			return a.login(cmd.Context(), address, f)
 		},
@@ -51,9 +55,22 @@ by the fingerprint that culvert-gateway printed (--ca-fingerprint).`,
 	flags.BoolVar(&f.deviceCode, "device-code", false, "log in on another device with a code")
 	flags.BoolVar(&f.noBrowser, "no-browser", false, "print the address to open on stderr, and open nothing")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long the login may take")
-	cmd.MarkFlagsMutuallyExclusive("ca-fingerprint", "ca-file")
-	cmd.MarkFlagsMutuallyExclusive("device-code", "no-browser")
 	return cmd
+}
+
+// check is here and not in cobra's flag groups, whose errors come too late to be
+// told from others.
+func (f loginFlags) check() error {
+	switch {
+	case f.fingerprint != "" && f.file != "":
+		return &usageError{errors.New("--ca-fingerprint and --ca-file exclude each other")}
+	case f.deviceCode && f.noBrowser:
+		return &usageError{errors.New("--device-code needs no browser anyway: leave --no-browser out")}
+	case f.timeout <= 0:
+		return &usageError{errors.New("--timeout must be more than nothing")}
+	default:
+		return nil
+	}
 }
 
 func (f loginFlags) trust() (client.Trust, error) {
@@ -81,6 +98,9 @@ func (f loginFlags) trust() (client.Trust, error) {
 }
 
 func (a *app) login(ctx context.Context, address string, f loginFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
 	trust, err := f.trust()
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/client"
 	"github.com/culvert-vpn/culvert/client/certstore"
+	"github.com/culvert-vpn/culvert/client/keyring"
 	"github.com/culvert-vpn/culvert/client/localapi"
 )
 
@@ -32,6 +33,10 @@ func (a *app) rootCommand() *cobra.Command {
 		Long: `culvert logs you in with your company's login provider, keeps an encrypted
 tunnel to the gateway up, and leads programs of this machine to the services that
 you may reach.
+
+Keys are sealed with the system's keyring where there is one. CULVERT_KEYRING=file
+keeps the sealing key in a file of the state folder instead, CULVERT_KEYRING=os
+insists on the keyring.
 
 Exit codes: 0 done, 1 error, 2 usage, 3 not logged in or expired, 4 denied,
 5 gateway unreachable, 6 service unreachable behind the gateway.`,
@@ -107,7 +112,13 @@ const quiet = slog.LevelError + 1
 
 func (a *app) config(level slog.Level) (client.Config, error) {
 	log := a.logger(level)
-	profile, err := certstore.Open(a.stateDir, a.profile, certstore.Options{Logger: log})
+	ring, err := keyring.New(keyring.Config{
+		Dir: filepath.Join(a.stateDir, "keyring"), Use: keyring.Kind(os.Getenv("CULVERT_KEYRING")), Logger: log,
+	})
+	if err != nil {
+		return client.Config{}, fmt.Errorf("CULVERT_KEYRING: %w", err)
+	}
+	profile, err := certstore.Open(a.stateDir, a.profile, certstore.Options{Keyring: ring, Logger: log})
 	if err != nil {
 		return client.Config{}, err
 	}
