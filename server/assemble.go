@@ -137,6 +137,7 @@ func (s *Server) enrolment() (http.Handler, error) {
 			return nil, fmt.Errorf("provider %s: %w", config.Name, err)
 		}
 		providers = append(providers, verifier)
+		s.providers = append(s.providers, verifier)
 	}
 	outcomes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "culvert_enrolments_total", Help: "Enrolment requests, by kind and outcome."}, []string{"kind", "outcome"})

@@ -74,6 +74,9 @@ func (s *Server) startServing(life context.Context, background *sync.WaitGroup, 
 		"clean-up":    func() { s.cleanUp(life) },
 		"leaf":        func() { s.keepLeaf(life) },
 	}
+	for _, v := range s.providers {
+		jobs["provider "+v.Config().Name] = func() { s.followProvider(life, v) }
+	}
 	if s.certWatch != nil {
 		jobs["certificate files"] = func() { s.certWatch.run(life, func() { _ = s.reloadCertificate(life, "the files changed") }) }
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/auth/ca"
+	"github.com/culvert-vpn/culvert/auth/oidc"
 	"github.com/culvert-vpn/culvert/internal/durable"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/dialer"
@@ -66,6 +67,7 @@ type Server struct {
 	standing  *standing
 	cert      webCertificate
 	health    *health
+	providers []*oidc.Verifier
 	listener  net.Listener
 	front     *front
 	web       *web
