@@ -317,6 +317,10 @@ func (l *Log) pause() {
 // sync runs one round: everything written before it begins is on the disk when it ends.
 func (l *Log) sync() {
 	l.mu.Lock()
+	if l.w.idle() {
+		l.mu.Unlock()
+		return
+	}
 	round, files := l.w.beginRound()
 	l.mu.Unlock()
 	err := syncFiles(files)

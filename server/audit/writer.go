@@ -220,6 +220,9 @@ func (w *writer) writeAgain() error {
 
 func (w *writer) unsynced() int { return w.bytes }
 
+// idle reports that there is nothing to sync, and so nobody who waits.
+func (w *writer) idle() bool { return len(w.pending) == 0 && len(w.retired) == 0 }
+
 // join returns the round that the record just written belongs to.
 func (w *writer) join() *round { return w.next }
 
