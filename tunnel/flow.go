@@ -7,9 +7,9 @@ import (
 
 // flowControl is what the receive windows of one session share: the budget and the round trip.
 //
-// A stream starts with 256 KiB. When half of its window was consumed in less than one round trip, the window is what holds the
-// sender back, and it doubles, as long as the sum of all windows stays within the budget. On a short path no window grows:
-// larger ones only cost cache there.
+// A stream starts with 256 KiB. When half of its window is consumed in less than two round trips, the window may be what holds the
+// sender back, and it doubles, as long as the sum of all windows stays within the budget: it ends at two to four times what the
+// path holds. On a short path no window grows: larger ones only cost cache there.
 type flowControl struct {
 	limits Limits
 	out    *frameWriter
@@ -59,12 +59,15 @@ func (c *flowControl) grow(window, n int, took time.Duration) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	half := time.Duration(float64(took) * float64(window/2) / float64(n))
-	if c.rtt < minGrowRTT || half > c.rtt || 2*window > c.limits.MaxWindow || c.windows+int64(window) > c.limits.Budget {
+	if c.rtt < minGrowRTT || half > 2*c.rtt || 2*window > c.limits.MaxWindow || c.windows+int64(window) > c.limits.Budget {
 		return 0
 	}
 	c.windows += int64(window)
 	return window
 }
+
+// maxOwed is how much is consumed at most before the peer gets credit for it.
+const maxOwed = 512 << 10
 
 // credit tells the peer that it may send n more bytes on a stream.
 func (c *flowControl) credit(id uint32, n int) {

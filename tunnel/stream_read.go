@@ -263,7 +263,7 @@ func (st *Stream) consumed(n int) {
 	st.read.Add(int64(n))
 	st.owed += n
 	window := int(st.window.Load())
-	if st.owed < window/2 {
+	if st.owed < min(window/2, maxOwed) {
 		return
 	}
 	now := time.Now()

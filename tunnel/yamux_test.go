@@ -475,7 +475,7 @@ func TestYamuxWindowGrowsWithThePath(t *testing.T) {
 		most   int64
 	}{
 		{"default", Limits{}, 0.9, defaultWindow},
-		{"budget of 1 MiB", Limits{Budget: 1 << 20}, 0.3, 1 << 20},
+		{"budget of 1 MiB", Limits{Budget: 1 << 20}, 0.2, 1 << 20},
 		{"window of 256 KiB", Limits{MaxWindow: 1}, 0.1, initialWindow},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
