@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -127,6 +128,9 @@ func (s *Server) enrolment() (http.Handler, error) {
 		return http.HandlerFunc(refuseEnrolment), nil
 	}
 	var providers []enroll.Provider
+	up := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "culvert_provider_up", Help: "1 while the OpenID provider answered when it was last asked for its keys."}, []string{"provider"})
+	s.metrics.registry.MustRegister(up)
 	for _, config := range s.cfg.Providers {
 		opts := oidc.Options{Now: s.now}
 		if s.opts.ProviderClient != nil {
@@ -137,7 +141,7 @@ func (s *Server) enrolment() (http.Handler, error) {
 			return nil, fmt.Errorf("provider %s: %w", config.Name, err)
 		}
 		providers = append(providers, verifier)
-		s.providers = append(s.providers, verifier)
+		s.providers = append(s.providers, &provider{name: config.Name, verifier: verifier, log: s.log, up: up.WithLabelValues(config.Name)})
 	}
 	outcomes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "culvert_enrolments_total", Help: "Enrolment requests, by kind and outcome."}, []string{"kind", "outcome"})
@@ -197,8 +201,13 @@ func (s *Server) checks() []func(context.Context) Check {
 			return c.because("there is no valid HTTPS certificate, so nobody can log in; tunnels are not affected")
 		},
 		func(context.Context) Check {
-			c := Check{Name: "providers", Required: true, OK: len(s.cfg.Providers) > 0}
+			c := Check{Name: "providers", Required: true, OK: len(s.providers) > 0}
 			return c.because("no OpenID provider is configured, so nobody can log in; add one under providers")
+		},
+		func(context.Context) Check {
+			down := s.providersDown()
+			c := Check{Name: "logins", OK: len(down) == 0}
+			return c.because("no answer from the OpenID provider " + strings.Join(down, ", ") + "; who has a certificate is not affected")
 		},
 		func(context.Context) Check {
 			c := Check{Name: "serving", Required: true, OK: !s.draining.Load()}

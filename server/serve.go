@@ -74,9 +74,6 @@ func (s *Server) startServing(life context.Context, background *sync.WaitGroup, 
 		"clean-up":    func() { s.cleanUp(life) },
 		"leaf":        func() { s.keepLeaf(life) },
 	}
-	for _, v := range s.providers {
-		jobs["provider "+v.Config().Name] = func() { s.followProvider(life, v) }
-	}
 	if s.certWatch != nil {
 		jobs["certificate files"] = func() { s.certWatch.run(life, func() { _ = s.reloadCertificate(life, "the files changed") }) }
 	}
@@ -87,6 +84,9 @@ func (s *Server) startServing(life context.Context, background *sync.WaitGroup, 
 			}
 			return nil
 		})
+	}
+	for _, p := range s.providers {
+		jobs["provider "+p.name] = func() { p.run(life) }
 	}
 	for name, job := range jobs {
 		background.Go(func() { s.guard(life, name, job) })

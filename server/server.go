@@ -13,7 +13,6 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/auth/ca"
-	"github.com/culvert-vpn/culvert/auth/oidc"
 	"github.com/culvert-vpn/culvert/internal/durable"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/dialer"
@@ -65,9 +64,9 @@ type Server struct {
 	dialer    *dialer.Dialer
 	gateway   *gateway.Gateway
 	standing  *standing
+	providers []*provider
 	cert      webCertificate
 	health    *health
-	providers []*oidc.Verifier
 	listener  net.Listener
 	front     *front
 	web       *web
@@ -141,6 +140,9 @@ func (s *Server) release() error {
 	}
 	if c, ok := s.cert.(*acmeCertificate); ok {
 		c.stop()
+	}
+	for _, p := range s.providers {
+		p.verifier.CloseIdleConnections()
 	}
 	if s.audit != nil {
 		errs = append(errs, drainError(StepAudit, s.audit.Close()))
