@@ -150,7 +150,7 @@ func ignoreEOF(err error) error {
 }
 
 // maxSeenWords bounds a bitmap, for files in which somebody wrote an absurd number.
-const maxSeenWords = 1 << 24
+const maxSeenWords = 1 << 20
 
 // bitmap remembers numbers.
 type bitmap []uint64
