@@ -36,6 +36,7 @@ func (s *Server) assemble(context.Context) error {
 	s.dialer, err = dialer.New(dialer.Config{
 		Resolve: s.opts.Resolve, DNSServer: s.cfg.Dial.Resolver, Timeout: s.cfg.Dial.Timeout,
 		Own: s.ownAddresses, Logger: s.log.With("component", "dialer"),
+		Resolved: func(host string, addrs []netip.Addr) { s.rules.set().Learn(host, addrs) },
 	})
 	if err != nil {
 		return err

@@ -94,7 +94,7 @@ func (r *running) stop() error {
 // https is a client that trusts the gateway by its fingerprint.
 func (r *running) https() *http.Client {
 	r.t.Helper()
-	conf, err := mtls.HTTPSClientConfig(mtls.HTTPSOptions{Fingerprint: r.Fingerprint()})
+	conf, err := mtls.HTTPSClientConfig(mtls.HTTPSOptions{Host: "127.0.0.1", Fingerprint: r.Fingerprint()})
 	if err != nil {
 		r.t.Fatal(err)
 	}

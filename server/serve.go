@@ -73,6 +73,7 @@ func (s *Server) startServing(life context.Context, background *sync.WaitGroup, 
 		"locks":       func() { s.standing.run(life) },
 		"clean-up":    func() { s.cleanUp(life) },
 		"leaf":        func() { s.keepLeaf(life) },
+		"names":       func() { s.dialer.Watch(life, lookUpInterval, func() []string { return s.rules.set().Hosts() }) },
 	}
 	if s.certWatch != nil {
 		jobs["certificate files"] = func() { s.certWatch.run(life, func() { _ = s.reloadCertificate(life, "the files changed") }) }
