@@ -195,6 +195,56 @@ func TestPolicyChangeCutsWhatLostItsAllow(t *testing.T) {
 	}
 }
 
+// TestCutDoesNotWaitForTheClient: the service is left within the second although nothing moves on the client's network.
+func TestCutDoesNotWaitForTheClient(t *testing.T) {
+	svc := newService(t, nil)
+	w := newWorld(t, wikiPolicy(svc.addr()))
+	raw, err := net.Dial("tcp", w.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deaf := &deafConn{Conn: raw, stalled: make(chan struct{}), closed: make(chan struct{})}
+	tun, err := w.desktop("ada", "engineering").connectOver(deaf, tunnel.ClientConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tun.Close()
+	mustOpen(t, tun, tcp("wiki"))
+	at := svc.accept(t)
+	close(deaf.stalled)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(struct{ io.Writer }{at}, endless{})
+		failed <- err
+	}()
+	last, looks := int64(0), 0
+	w.wait("the stream to stall", func() bool { // the same figure many times
+		_, now := w.registry.Bytes()
+		if looks++; now != last {
+			last, looks = now, 0
+		}
+		return last > 0 && looks > 20
+	})
+	began := time.Now()
+	w.changePolicy(strings.Replace(wikiPolicy(svc.addr()), "[engineering]", "[admins]", 1))
+	if err := <-failed; err == nil {
+		t.Error("the service could go on")
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_ = w.gateway.Shutdown(ctx)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the shutdown waited %v for a client that hears nothing", took)
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
 func TestPolicyChangeOfTheServicesAddress(t *testing.T) {
 	old, new := newService(t, echo), newService(t, echo)
 	w := newWorld(t, wikiPolicy(old.addr()))

@@ -239,11 +239,15 @@ func (d *desktop) certificate() (*tls.Certificate, error) {
 
 // connect opens a tunnel; it is closed with the test.
 func (d *desktop) connect(cfg tunnel.ClientConfig) (*tunnel.Session, error) {
-	conf, err := mtls.ClientConfig(mtls.ClientOptions{Certificate: d.certificate, Roots: d.w.authority.Pool, TrustDomain: trustDomain})
+	raw, err := net.Dial("tcp", d.w.addr)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := net.Dial("tcp", d.w.addr)
+	return d.connectOver(raw, cfg)
+}
+
+func (d *desktop) connectOver(raw net.Conn, cfg tunnel.ClientConfig) (*tunnel.Session, error) {
+	conf, err := mtls.ClientConfig(mtls.ClientOptions{Certificate: d.certificate, Roots: d.w.authority.Pool, TrustDomain: trustDomain})
 	if err != nil {
 		return nil, err
 	}
@@ -285,6 +289,29 @@ func (w *world) wait(what string, cond func() bool) {
 func (w *world) waitEmpty() {
 	w.t.Helper()
 	w.wait("the register to be empty", func() bool { sessions, streams := w.registry.Counts(); return sessions+streams == 0 })
+}
+
+// deafConn is a network that delivers nothing any more once it is stalled.
+type deafConn struct {
+	net.Conn
+	stalled, closed chan struct{}
+	once            sync.Once
+}
+
+func (d *deafConn) Read(p []byte) (int, error) {
+	n, err := d.Conn.Read(p)
+	select {
+	case <-d.stalled:
+		<-d.closed
+		return 0, net.ErrClosed
+	default:
+		return n, err
+	}
+}
+
+func (d *deafConn) Close() error {
+	d.once.Do(func() { close(d.closed) })
+	return d.Conn.Close()
 }
 
 // rawClient speaks the tunnel's messages over stock yamux, so that it can say what no client of ours says. Close its mux.

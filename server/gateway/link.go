@@ -86,7 +86,7 @@ func addrPort(sock *tunnel.Socket) netip.AddrPort {
 	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 }
 
-// admit answers Hello. The session is registered first and checked then: what is locked in between cuts it.
+// admit answers Hello. The session is registered first and checked then: what is locked, or drained, in between cuts it.
 func (l *link) admit(hello wire.Hello) (wire.Welcome, error) {
 	l.client = hello.Client
 	welcome, err := l.tryAdmit(hello)
@@ -104,9 +104,6 @@ func (l *link) admit(hello wire.Hello) (wire.Welcome, error) {
 
 func (l *link) tryAdmit(hello wire.Hello) (wire.Welcome, error) {
 	id := l.peer.Identity
-	if l.g.isDraining() {
-		return wire.Welcome{}, &wire.Termination{Code: wire.TerminateShutdown, Reason: shutdownReason}
-	}
 	if hello.Session != "" && hello.Session != string(id.Session) {
 		return wire.Welcome{}, &wire.Termination{Code: wire.TerminateIdentity, Reason: "the client names another session than its certificate does"}
 	}
@@ -118,6 +115,9 @@ func (l *link) tryAdmit(hello wire.Hello) (wire.Welcome, error) {
 		return wire.Welcome{}, err
 	}
 	l.session = s
+	if l.g.isDraining() {
+		return wire.Welcome{}, &wire.Termination{Code: wire.TerminateShutdown, Reason: shutdownReason}
+	}
 	deadline, err := l.allowed(l.peer)
 	if err != nil {
 		return wire.Welcome{}, err

@@ -46,13 +46,13 @@ func (l *link) serveStream(req *tunnel.NewStream) {
 
 // open takes the request to a connection to the service, or to the reason why there is none.
 func (x *stream) open() (net.Conn, error) {
-	if x.l.g.isDraining() {
-		return nil, &wire.Refusal{Code: wire.CodeDraining, Reason: shutdownReason, Remedy: "Connect again."}
-	}
 	var err error
 	x.reg, err = x.l.session.OpenStream(session.StreamSpec{Target: x.target, Meter: &x.meter, Recheck: x.recheck})
 	if err != nil {
 		return nil, err
+	}
+	if x.l.g.isDraining() {
+		return nil, &wire.Refusal{Code: wire.CodeDraining, Reason: shutdownReason, Remedy: "Connect again."}
 	}
 	if err := x.reg.Settle(x.decide); err != nil {
 		return nil, err
