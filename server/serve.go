@@ -17,6 +17,8 @@ import (
 const (
 	// cleanEvery is how often the database drops what has ended.
 	cleanEvery = time.Hour
+	// lookUpEvery is how often the names that services dial are looked up.
+	lookUpEvery = time.Minute
 	// closeWait is how long the end of a drain waits for connections that
 	// have been told to go, and for running HTTPS requests.
 	closeWait = 5 * time.Second
@@ -73,7 +75,7 @@ func (s *Server) startServing(life context.Context, background *sync.WaitGroup, 
 		"locks":       func() { s.standing.run(life) },
 		"clean-up":    func() { s.cleanUp(life) },
 		"leaf":        func() { s.keepLeaf(life) },
-		"names":       func() { s.dialer.Watch(life, lookUpInterval, func() []string { return s.rules.set().Hosts() }) },
+		"names":       func() { s.dialer.Watch(life, lookUpEvery, func() []string { return s.rules.set().Hosts() }) },
 	}
 	if s.certWatch != nil {
 		jobs["certificate files"] = func() { s.certWatch.run(life, func() { _ = s.reloadCertificate(life, "the files changed") }) }
