@@ -101,8 +101,8 @@ type ProviderConfig struct {
 	EmailTrust string `yaml:"email_trust"`
 	// EmailDomains are the only domains in which this provider's e-mail addresses count. Empty: none count.
 	EmailDomains []string `yaml:"email_domains"`
-	// Device allows the device authorization grant (RFC 8628). Off by default.
-	Device bool `yaml:"device"`
+	// Device: off (default), or gateway, which lets the gateway run the device authorization grant (RFC 8628).
+	Device DeviceLogin `yaml:"device"`
 	// StepUp is how a fresh login is asked for.
 	StepUp StepUp `yaml:"step_up"`
 	// Skew is the tolerance for the provider's clock. Default 60s.
@@ -155,6 +155,31 @@ func (s *RefreshScopes) UnmarshalYAML(node *yaml.Node) error {
 	}
 	*s = list
 	return nil
+}
+
+// DeviceLogin says whether logins by device code are allowed. It is written off or gateway: the gateway runs them,
+// never the client, since whoever holds the device code gets the tokens.
+type DeviceLogin bool
+
+// UnmarshalYAML takes off and gateway.
+func (d *DeviceLogin) UnmarshalYAML(node *yaml.Node) error {
+	switch node.Value {
+	case "off":
+		*d = false
+	case "gateway":
+		*d = true
+	default:
+		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: device is not one of off, gateway", node.Line)}}
+	}
+	return nil
+}
+
+// MarshalYAML is the reverse of UnmarshalYAML.
+func (d DeviceLogin) MarshalYAML() (any, error) {
+	if d {
+		return "gateway", nil
+	}
+	return "off", nil
 }
 
 // Secret is a string that does not print itself in logs and errors.
@@ -215,7 +240,7 @@ func (c ProviderConfig) ClientSettings() ClientSettings {
 		Name: c.Name, Issuer: c.Issuer, ClientID: c.ClientID, ClientSecret: c.ClientSecret,
 		TokenAuth: c.TokenAuth, Redirect: c.Redirect, Scopes: slices.Clone(c.Scopes),
 		RefreshScopes: slices.Clone(c.RefreshScopes), ExtraAuthParams: maps.Clone(c.ExtraAuthParams),
-		RefreshIdentity: c.RefreshIdentity, Device: c.Device, StepUp: c.StepUp,
+		RefreshIdentity: c.RefreshIdentity, Device: bool(c.Device), StepUp: c.StepUp,
 		SendAccessToken: c.GroupsSource == GroupsFromUserInfo ||
 			c.RefreshIdentity == RefreshIntrospect || c.RefreshIdentity == RefreshUserInfo,
 	}

@@ -76,6 +76,24 @@ func TestRefreshScopesForms(t *testing.T) {
 	}
 }
 
+func TestDeviceForms(t *testing.T) {
+	for text, want := range map[string]DeviceLogin{"off": false, "gateway": true} {
+		var c ProviderConfig
+		if err := strictconf.Decode("x", []byte("device: "+text), &c); err != nil || c.Device != want {
+			t.Errorf("%s: %v, %v", text, c.Device, err)
+		}
+		if back, err := c.Device.MarshalYAML(); err != nil || back != text {
+			t.Errorf("%s comes back as %v, %v", text, back, err)
+		}
+	}
+	for _, text := range []string{"on", "true", "client", "[gateway]"} {
+		var c ProviderConfig
+		if err := strictconf.Decode("x.yaml", []byte("name: a\ndevice: "+text), &c); err == nil || !strings.Contains(err.Error(), "off, gateway") || !strings.Contains(err.Error(), "x.yaml:2") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 func TestValidateNamesTheKey(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*ProviderConfig)

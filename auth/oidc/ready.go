@@ -90,6 +90,9 @@ func (v *Verifier) current() (*Provider, gooidc.KeySet, error) {
 
 // discover fetches the provider's metadata; again asks for it also when there is some.
 func (v *Verifier) discover(ctx context.Context, again bool) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	select {
 	case v.turn <- struct{}{}:
 		defer func() { <-v.turn }()
