@@ -43,7 +43,6 @@ type found struct {
 	damage  damage
 	closed  bool
 	open    map[string]Record // openings by Record.Stream
-	ended   map[string]bool
 }
 
 // recover writes the closing records that are missing in logs of dead processes. The caller syncs and then
