@@ -116,6 +116,9 @@ func (s *Session) inspectStray(f *frame) error {
 func (s *Session) inspectStream(st *Stream, f *frame) (pass bool, err error) {
 	keep := true
 	if n := f.body(); n > 0 {
+		if f.has(flagFIN) { // yamux closes the stream before it takes the data, and a reader may see only that
+			return false, protocolError("it ended stream %d on a data frame", st.id)
+		}
 		if keep, err = st.inbound(n); err != nil {
 			return false, err
 		}

@@ -162,6 +162,13 @@ func (p *rawPeer) open(id uint32, s *Session) *Stream {
 	return st
 }
 
+// end ends a stream cleanly.
+func (p *rawPeer) end(id uint32) {
+	p.t.Helper()
+	p.send(frame{kind: frameData, id: id}, record(wire.TypeEnd)...)
+	p.send(frame{kind: frameWindow, flags: flagFIN, id: id})
+}
+
 // record is the bytes of one record.
 func record(t wire.Type, payload ...byte) []byte {
 	b := make([]byte, wire.HeaderSize, wire.HeaderSize+len(payload))

@@ -148,8 +148,11 @@ func (l *muxLink) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Close implements io.Closer.
-func (l *muxLink) Close() error { return l.s.sock.Close() }
+// Close implements io.Closer. yamux closes when it is told to, and when it gives up.
+func (l *muxLink) Close() error {
+	l.s.fail(errors.New("connection lost: the multiplexer gave up"))
+	return l.s.sock.Close()
+}
 
 func connectionLost(err error) error {
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -206,7 +209,10 @@ func (s *Session) leave() bool {
 		return false
 	}
 	s.gone = true
-	s.wg.Go(func() { _ = s.mux.Close() })
+	s.wg.Go(func() {
+		<-s.done // first the reason, then the consequences
+		_ = s.mux.Close()
+	})
 	return true
 }
 

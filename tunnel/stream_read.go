@@ -235,12 +235,12 @@ func (st *Stream) readError(err error) error {
 		return st.Err()
 	}
 	// EOF without an end record: the session ended, or the peer broke the protocol. Never a clean end.
-	select {
-	case <-st.dead:
-		return st.Err()
-	case <-st.s.done:
+	if st.s.mux.IsClosed() {
+		<-st.s.done
 		return st.s.Err()
-	default:
+	}
+	if cause := st.Err(); cause != nil {
+		return cause
 	}
 	cause := &AbortError{Code: wire.AbortTruncated}
 	st.Abort(cause)

@@ -56,7 +56,8 @@ func TestYamuxHalfCloseLastsAsLongAsTheDownload(t *testing.T) {
 func TestYamuxEndWithoutEndRecordIsAnAbort(t *testing.T) {
 	p, s := rawClient(t, ServerConfig{})
 	st := p.open(3, s)
-	p.send(frame{kind: frameData, flags: flagFIN, id: 3}, record(wire.TypeData, []byte("half")...)...)
+	p.send(frame{kind: frameData, id: 3}, record(wire.TypeData, []byte("half")...)...)
+	p.send(frame{kind: frameWindow, flags: flagFIN, id: 3})
 	got, err := io.ReadAll(st)
 	var abort *AbortError
 	if string(got) != "half" || !errors.As(err, &abort) || abort.Code != wire.AbortTruncated {
@@ -265,7 +266,7 @@ func TestYamuxBytesIntoDeadStreamsEndTheSession(t *testing.T) {
 func TestYamuxAbortCrossesTheEnd(t *testing.T) {
 	p, s := rawClient(t, ServerConfig{})
 	st := p.open(3, s)
-	p.send(frame{kind: frameData, flags: flagFIN, id: 3}, record(wire.TypeEnd)...)
+	p.end(3)
 	if _, err := io.ReadAll(st); err != nil {
 		t.Fatal(err)
 	}
