@@ -30,7 +30,8 @@ type RefreshIdentity string
 const (
 	// RefreshIDToken: the refresh response carries a new ID token. The strongest and the default.
 	RefreshIDToken RefreshIdentity = "id_token"
-	// RefreshIntrospect: the gateway introspects the new access token (RFC 7662).
+	// RefreshIntrospect: the gateway introspects the new access token (RFC 7662). Unless groups_source is userinfo,
+	// groups are then read from that answer.
 	RefreshIntrospect RefreshIdentity = "introspect"
 	// RefreshUserInfo: the gateway asks userinfo with the access token. Weak: it cannot prove the audience.
 	RefreshUserInfo RefreshIdentity = "userinfo"

@@ -76,6 +76,17 @@ func TestRefreshScopesForms(t *testing.T) {
 	}
 }
 
+// Class: device-code phishing (RFC 8628 section 5.4): off unless an operator says otherwise, and clients are told.
+func TestThreatDeviceCodePhishingOffByDefault(t *testing.T) {
+	var s section
+	if err := strictconf.Decode("x", []byte("providers: [{name: corp, issuer: https://idp.example, client_id: c}]"), &s); err != nil {
+		t.Fatal(err)
+	}
+	if c := s.Providers[0].WithDefaults(); bool(c.Device) || c.ClientSettings().Device {
+		t.Error("device logins are on although nobody asked for them")
+	}
+}
+
 func TestDeviceForms(t *testing.T) {
 	for text, want := range map[string]DeviceLogin{"off": false, "gateway": true} {
 		var c ProviderConfig

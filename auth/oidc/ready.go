@@ -174,7 +174,11 @@ func (w *watchedKeys) VerifySignature(ctx context.Context, jwt string) ([]byte, 
 // newKeySet returns the provider's keys, fetched when they are needed and again when none fits.
 func newKeySet(p *Provider) gooidc.KeySet {
 	client := *p.http
-	client.Transport = &keyTransport{inner: client.Transport, now: p.now}
+	inner := client.Transport
+	if inner == nil {
+		inner = http.DefaultTransport
+	}
+	client.Transport = &keyTransport{inner: inner, now: p.now}
 	return gooidc.NewRemoteKeySet(gooidc.ClientContext(context.Background(), &client), p.meta.JWKSURL)
 }
 

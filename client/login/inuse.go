@@ -2,17 +2,22 @@ package login
 
 import (
 	"errors"
-	"os"
-	"strings"
+	"runtime"
+	"syscall"
 )
 
-// addressInUse tells a taken port from a machine without IPv6. The system's error number differs between
-// systems; the name of the system call and the text do not help on all, so both spellings are looked for.
+// wsaAddressInUse is what Windows says where other systems say EADDRINUSE; package syscall's constant of that
+// name is an invented number there.
+const wsaAddressInUse = syscall.Errno(10048)
+
+// addressInUse tells a taken port from a machine without IPv6.
 func addressInUse(err error) bool {
-	var call *os.SyscallError
-	if !errors.As(err, &call) {
+	var number syscall.Errno
+	if !errors.As(err, &number) {
 		return false
 	}
-	text := call.Err.Error()
-	return strings.Contains(text, "in use") || strings.Contains(text, "Only one usage of each socket address")
+	if runtime.GOOS == "windows" {
+		return number == wsaAddressInUse
+	}
+	return number == syscall.EADDRINUSE
 }

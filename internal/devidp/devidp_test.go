@@ -408,6 +408,8 @@ type banner struct {
 }
 
 func (b *banner) Write(p []byte) (int, error) {
-	defer b.cancel()
+	if strings.Contains(string(p), "password of each") {
+		defer b.cancel()
+	}
 	return b.Builder.Write(p)
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/culvert-vpn/culvert/internal/durable"
@@ -51,7 +52,10 @@ func Run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	fmt.Fprintf(out, "OpenID provider at %s\nWARNING: %s\naccounts: %v\n", provider.Issuer(), Warning, provider.store.names())
+	fmt.Fprintf(out, "OpenID provider at %s\nWARNING: %s\naccounts: %s\n", provider.Issuer(), Warning, strings.Join(provider.store.names(), ", "))
+	if *accounts == "" {
+		fmt.Fprintf(out, "password of each: %s\n", DefaultPassword)
+	}
 	return Serve(ctx, l, provider)
 }
 
