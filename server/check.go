@@ -92,7 +92,7 @@ func AskReady(ctx context.Context, cfg *Config) (Readiness, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", localAddress(info.Listen))
 	}
-	transport := &http.Transport{DialContext: dial, TLSClientConfig: config}
+	transport := &http.Transport{DialContext: dial, TLSClientConfig: config, ForceAttemptHTTP2: true}
 	return askReady(ctx, transport, "https://"+bracketed(cfg.Hostname)+"/readyz")
 }
 
