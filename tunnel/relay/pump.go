@@ -2,7 +2,6 @@ package relay
 
 import (
 	"io"
-	"sync/atomic"
 	"time"
 )
 
@@ -13,8 +12,9 @@ type resetWaiter interface {
 }
 
 // pump moves one direction until its clean end, passes that on, and then listens for a late reset.
-func (c *copier) pump(src, dst Conn, count *atomic.Int64, from Side) {
-	w := &meteredWriter{dst: dst, count: count, active: &c.meter.active}
+func (c *copier) pump(src, dst Conn, f *flow) {
+	from := f.from
+	w := &meteredWriter{dst: dst, c: c, flow: f}
 	if err := move(w, src); err != nil {
 		by := from
 		if w.err != nil {
@@ -87,16 +87,18 @@ func copyPooled(w io.Writer, src io.Reader) (total int64, err error) {
 
 // meteredWriter counts what dst took, and remembers whether an error was a write's.
 type meteredWriter struct {
-	dst    Conn
-	count  *atomic.Int64
-	active *atomic.Int64
-	err    error // of a write; read by the goroutine that writes
+	dst  Conn
+	c    *copier
+	flow *flow
+	err  error // of a write; read by the goroutine that writes
 }
 
 var _ BuffersWriter = (*meteredWriter)(nil)
 
 func (w *meteredWriter) Write(p []byte) (int, error) {
+	w.c.stall.enter(w.flow)
 	n, err := w.dst.Write(p)
+	w.c.stall.leave(w.flow)
 	w.note(int64(n), err)
 	return n, err
 }
@@ -104,7 +106,9 @@ func (w *meteredWriter) Write(p []byte) (int, error) {
 // WriteBuffers writes the pieces by one system call where dst can, one after the other where it cannot.
 func (w *meteredWriter) WriteBuffers(pieces *[][]byte) (int64, error) {
 	if bw, ok := w.dst.(BuffersWriter); ok {
+		w.c.stall.enter(w.flow)
 		n, err := bw.WriteBuffers(pieces)
+		w.c.stall.leave(w.flow)
 		w.note(n, err)
 		return n, err
 	}
@@ -122,8 +126,8 @@ func (w *meteredWriter) WriteBuffers(pieces *[][]byte) (int64, error) {
 
 func (w *meteredWriter) note(n int64, err error) {
 	if n > 0 {
-		w.count.Add(n)
-		w.active.Store(time.Now().UnixNano())
+		w.flow.count.Add(n)
+		w.c.meter.active.Store(time.Now().UnixNano())
 	}
 	if err != nil {
 		w.err = err

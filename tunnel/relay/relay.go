@@ -109,14 +109,18 @@ func Copy(ctx context.Context, a, b Conn, opts Options) Result {
 	c := newCopier(opts, func(cause error) { a.Abort(cause); b.Abort(cause) })
 	defer watchAbort(c, a, SideA)()
 	defer watchAbort(c, b, SideB)()
+	c.stall.end = c.end
+	c.stall.aToB = flow{src: a, from: SideA, count: &c.meter.aToB}
+	c.stall.bToA = flow{src: b, from: SideB, count: &c.meter.bToA}
 	stop := c.watch(ctx)
 
 	var others sync.WaitGroup
-	others.Go(func() { c.pump(a, b, &c.meter.aToB, SideA) })
-	c.pump(b, a, &c.meter.bToA, SideB)
+	others.Go(func() { c.pump(a, b, &c.stall.aToB) })
+	c.pump(b, a, &c.stall.bToA)
 	others.Wait()
 
 	stop()
+	c.stall.stop()
 	res := c.result()
 	if res.Cause == nil {
 		_ = a.Close() // both directions have ended; nothing is lost by an error here
@@ -141,6 +145,7 @@ type copier struct {
 	abort func(cause error)
 	done  chan struct{} // closed when the copy is over for a reason other than two clean ends
 	left  atomic.Int32  // directions that still run
+	stall stallWatch    // of Copy
 
 	mu    sync.Mutex
 	ended bool

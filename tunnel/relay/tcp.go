@@ -16,6 +16,7 @@ type tcpConn struct {
 var (
 	_ BuffersWriter = (*tcpConn)(nil)
 	_ resetWaiter   = (*tcpConn)(nil)
+	_ prober        = (*tcpConn)(nil)
 )
 
 func (t *tcpConn) Read(p []byte) (int, error)  { return t.conn.Read(p) }

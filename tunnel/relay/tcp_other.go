@@ -16,3 +16,6 @@ func moveFromSocket(w *packetWriter, conn *net.UDPConn) error { return moveFromR
 
 // waitReset is not known here: a reset after the peer's clean end is seen by the next write.
 func (t *tcpConn) waitReset() error { return nil }
+
+// broken is not known here.
+func (t *tcpConn) broken() error { return nil }

@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // WriteTo copies to w until the peer's clean end. It takes a buffer only when there is something to read, so that an idle stream
@@ -122,4 +124,23 @@ func (t *tcpConn) waitReset() error {
 		return err
 	}
 	return reset
+}
+
+// broken asks poll for POLLERR, which a reset sets and nothing clears but reading it: unlike SO_ERROR it can be looked at while others
+// read and write.
+func (t *tcpConn) broken() error {
+	raw, err := t.conn.SyscallConn()
+	if err != nil {
+		return nil // closed locally
+	}
+	reset := false
+	_ = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		n, err := unix.Poll(p, 0)
+		reset = err == nil && n == 1 && p[0].Revents&unix.POLLERR != 0
+	})
+	if reset {
+		return &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
+	}
+	return nil
 }

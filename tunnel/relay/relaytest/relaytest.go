@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand"
 	"net"
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -72,6 +73,8 @@ var cases = []struct {
 	{"service resets after its clean end", func(t *testing.T, c, s *net.TCPConn) { resetAfterEnd(t, s, c) }},
 	{"client stops reading and resets", func(t *testing.T, c, s *net.TCPConn) { stallAndReset(t, c, s) }},
 	{"service stops reading and resets", func(t *testing.T, c, s *net.TCPConn) { stallAndReset(t, s, c) }},
+	{"client resets while its data waits", func(t *testing.T, c, s *net.TCPConn) { resetWhileWaiting(t, c, s) }},
+	{"service resets while its data waits", func(t *testing.T, c, s *net.TCPConn) { resetWhileWaiting(t, s, c) }},
 	{"client closes with unread data", func(t *testing.T, c, s *net.TCPConn) { closeUnread(t, c, s) }},
 	{"service closes with unread data", func(t *testing.T, c, s *net.TCPConn) { closeUnread(t, s, c) }},
 }
@@ -166,6 +169,26 @@ func stallAndReset(t *testing.T, stalled, sender *net.TCPConn) {
 	if err := <-failed; !isReset(err) {
 		t.Errorf("the blocked sender saw %v, want a reset", err)
 	}
+}
+
+// resetWhileWaiting: nobody reads, so that the data fills whatever lies in between, and then its sender resets. The other end learns of
+// it without having read a byte.
+func resetWhileWaiting(t *testing.T, from, to *net.TCPConn) {
+	var n int64
+	var err error
+	for moved := int64(1); moved > 0 && err == nil; { // until nothing moves for a moment
+		_ = from.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		moved, err = io.CopyN(from, endless{}, 64<<20)
+		n += moved
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = nil
+		}
+	}
+	if err != nil || n == 0 {
+		t.Fatalf("fill the connection: %d bytes, %v", n, err)
+	}
+	abort(t, from)
+	wantWriteFails(t, to)
 }
 
 // closeUnread: closing a socket that holds unread data is a reset on the wire (RFC 2525 §2.17).
