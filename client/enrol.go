@@ -22,7 +22,7 @@ var ErrNoGateway = errors.New("no gateway is known in this profile yet: name its
 
 // loginLockWait is how long LogIn waits for another one: long enough for one
 // that is just ending.
-const loginLockWait = 2 * time.Second
+const loginLockWait = time.Second
 
 // LogInOptions say how to log in. The zero value logs in again where the profile
 // was logged in before, in the system's browser.

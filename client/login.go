@@ -28,6 +28,15 @@ type Login struct {
 // Session is the session that the certificate belongs to.
 func (l *Login) Session() auth.SessionID { return l.Identity.Session }
 
+// begin is when the certificate was issued. Its NotBefore lies before that, by the
+// tolerance for skewed clocks.
+func (l *Login) begin() time.Time {
+	if at := l.Identity.IssuedAt; at.After(l.Leaf.NotBefore) && at.Before(l.Leaf.NotAfter) {
+		return at
+	}
+	return l.Leaf.NotBefore
+}
+
 // Serial names the certificate.
 func (l *Login) Serial() auth.Serial { return auth.SerialOf(l.Leaf) }
 

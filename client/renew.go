@@ -47,7 +47,7 @@ func (c *Client) renewalStep(ctx context.Context, draw float64, waits *backoff.B
 	if login == nil || c.refusalOf(login) != nil {
 		return recheck
 	}
-	now, due := c.gatewayNow(), renewAt(login.Leaf.NotBefore, login.Leaf.NotAfter, draw)
+	now, due := c.gatewayNow(), renewAt(login.begin(), login.Leaf.NotAfter, draw)
 	if !login.Deadline.IsZero() && !now.Before(login.Deadline) {
 		return recheck
 	}

@@ -194,7 +194,8 @@ func drained(d wire.Draining) verdict {
 	if d.Reason != "" {
 		reason += ": " + d.Reason
 	}
-	return verdict{state: status.Reconnecting, reason: reason, next: nextNow}
+	// A short random wait: a gateway tells all its clients at the same moment.
+	return verdict{state: status.Reconnecting, reason: reason, next: nextBackoff}
 }
 
 // alive probes the gateway after the wall clock jumped: after a sleep the

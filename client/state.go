@@ -74,8 +74,8 @@ func (c *Client) warningsLocked() []status.Warning {
 	left := c.login.Deadline.Sub(c.cfg.Now().Add(c.skew))
 	if over := (status.Status{State: c.state.state}).Final(); left > 0 && left <= endsSoon && !over {
 		list = append(list, status.Warning{Code: status.WarnSessionEnds,
-			Text:   "the session ends in " + status.Span(left) + "; then every stream is cut",
-			Remedy: "run `culvert login` before that: open work goes on"})
+			Text:   "the session ends in " + status.Span(left) + "; then its streams are cut",
+			Remedy: "run `culvert login` now: new connections use the new session at once, what is open ends with the old one"})
 	}
 	return list
 }

@@ -122,7 +122,6 @@ const (
 	WarnSessionEnds = "session_ends_soon"
 	WarnIntercepted = "tls_intercepted"
 	WarnProxy       = "proxy"
-	WarnDraining    = "gateway_draining"
 )
 
 // Offer is one way by which programs of this machine reach services.

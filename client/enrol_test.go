@@ -1,0 +1,115 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/culvert-vpn/culvert/client/certstore"
+	"github.com/culvert-vpn/culvert/client/status"
+)
+
+func TestGatewayURL(t *testing.T) {
+	for in, want := range map[string]string{
+		"gw.example":                "https://gw.example",
+		"GW.Example:8443":           "https://gw.example:8443",
+		"https://gw.example/":       "https://gw.example",
+		"https://[::1]:8443/a/b/":   "https://[::1]:8443/a/b",
+		"http://gw.example":         "",
+		"file:///etc/passwd":        "",
+		"https://":                  "",
+		"https://u:p@gw.example":    "",
+		"https://gw.example?x=y":    "",
+		"https://gw.example#f":      "",
+		"https://gw.example\nHost:": "",
+	} {
+		got, err := GatewayURL(in)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("GatewayURL(%q) = %q, %v; want %q", in, got, err, want)
+		}
+	}
+}
+
+// What comes out must be taken again, unchanged, and must be https.
+func FuzzGatewayURL(f *testing.F) {
+	for _, seed := range []string{"gw.example", "https://gw.example:8443/x", "http://x", "https://[::1]", "//x", "a b", "https://x/%2e"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		out, err := GatewayURL(in)
+		if err != nil {
+			return
+		}
+		if !strings.HasPrefix(out, "https://") {
+			t.Fatalf("GatewayURL(%q) = %q", in, out)
+		}
+		if again, err := GatewayURL(out); err != nil || again != out {
+			t.Fatalf("GatewayURL(%q) = %q, then %q, %v", in, out, again, err)
+		}
+	})
+}
+
+// Many commands that find an expired login at the same time must not open many
+// logins (anchors: pomerium/cli#160).
+func TestOneLoginAtATime(t *testing.T) {
+	profile := newLoopbackGateway(t).profile()
+	lock, err := profile.LockLogin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = LogIn(t.Context(), Config{Profile: profile}, LogInOptions{Out: io.Discard})
+	if !errors.Is(err, ErrLoginRunning) {
+		t.Errorf("second login: %v, want ErrLoginRunning", err)
+	}
+	if err := lock.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := LogIn(ctx, Config{Profile: profile}, LogInOptions{Out: io.Discard}); errors.Is(err, ErrLoginRunning) {
+		t.Errorf("a login without another one: %v", err)
+	}
+}
+
+func TestPinsBelongToTheirGateway(t *testing.T) {
+	profile := newLoopbackGateway(t).profile()
+	known, err := profile.Peek()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		url    string
+		domain string
+	}{
+		"the same gateway, unnamed": {"", "corp.example"},
+		"the same gateway":          {known.Gateway, "corp.example"},
+		"another one":               {"https://other.example", ""},
+	} {
+		record, err := startRecord(profile, LogInOptions{URL: c.url})
+		if err != nil || string(record.TrustDomain) != c.domain {
+			t.Errorf("%s: trust domain %q, %v; want %q", name, record.TrustDomain, err, c.domain)
+		}
+	}
+}
+
+func TestOffline(t *testing.T) {
+	profile := newLoopbackGateway(t).profile()
+	now := time.Now()
+	for want, at := range map[status.State]time.Time{status.Stopped: now, status.Expired: now.Add(13 * time.Hour)} {
+		if s, err := Offline(profile, at); err != nil || s.State != want || s.User.Name != "Ada" {
+			t.Errorf("Offline = %+v, %v; want %s", s, err, want)
+		}
+	}
+	if err := profile.Logout(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Offline(profile, now); err != nil || s.State != status.NotLoggedIn || s.Gateway.URL == "" {
+		t.Errorf("after logout: %+v, %v", s, err)
+	}
+	if _, err := (&stored{cfg: Config{Profile: profile}}).Load(t.Context()); !errors.Is(err, ErrNotLoggedIn) || errors.Is(err, certstore.ErrNewer) {
+		t.Errorf("load after logout: %v", err)
+	}
+}
