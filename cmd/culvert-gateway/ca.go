@@ -21,7 +21,7 @@ import (
 const maxPEM = 64 << 10
 
 func (p *program) caCommand() *cobra.Command {
-	return group("ca", "Look after the certificate authority",
+	return p.group("ca", "Look after the certificate authority",
 		&cobra.Command{
 			Use: "show", Short: "Show roots, issuing certificate and the fingerprint for logins", Args: cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error { return p.caShow() },

@@ -21,7 +21,7 @@ func (p *program) load(flags map[string]*pflag.Flag) (*server.Config, error) {
 }
 
 func (p *program) configCommand() *cobra.Command {
-	return group("config", "Check and show the configuration",
+	return p.group("config", "Check and show the configuration",
 		&cobra.Command{
 			Use: "check", Short: "Report everything that is wrong with configuration, CA, certificates and policy", Args: cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error { return p.configCheck() },

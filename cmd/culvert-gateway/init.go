@@ -38,10 +38,10 @@ overwritten: run it again to fill in what is missing.`,
 
 // initReport is what init prints with --json.
 type initReport struct {
-	Config      string            `json:"config"`
-	Files       []server.InitFile `json:"files"`
-	CA          *caDescription    `json:"ca"`
-	Missing     []string          `json:"missing,omitempty"`
+	Config  string            `json:"config"`
+	Files   []server.InitFile `json:"files"`
+	CA      *caDescription    `json:"ca"`
+	Missing []string          `json:"missing,omitempty"`
 }
 
 func (p *program) init(dir string, opts server.InitOptions) error {

@@ -54,7 +54,11 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	p := &program{in: in, out: out, err: errOut}
 	root := p.root()
 	root.SetArgs(args)
-	err := root.Execute()
+	return p.exitCode(root.Execute())
+}
+
+// exitCode prints err, where it was not printed yet, and classes it.
+func (p *program) exitCode(err error) int {
 	var code exitCode
 	var drain *server.DrainError
 	switch {
@@ -67,7 +71,7 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 		return exitDrain + int(drain.Step)
 	case !p.began:
 		p.complain(err)
-		fmt.Fprintln(errOut, "hint: culvert-gateway --help")
+		fmt.Fprintln(p.err, "hint: culvert-gateway --help")
 		return exitUsage
 	default:
 		p.complain(err)
@@ -88,15 +92,8 @@ func (p *program) root() *cobra.Command {
 		Short:         "Run a Culvert gateway: zero-trust access to internal services",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRun: func(*cobra.Command, []string) {
-			p.began = true
-		},
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			p.began = false
-			_ = cmd.Help()
-			return exitCode(exitUsage)
-		},
+		Args:          cobra.NoArgs,
+		RunE:          p.help,
 	}
 	root.SetIn(p.in)
 	root.SetOut(p.out)
@@ -105,14 +102,35 @@ func (p *program) root() *cobra.Command {
 	root.PersistentFlags().BoolVar(&p.json, "json", false, "print the result as JSON")
 	root.AddCommand(p.initCommand(), p.serveCommand(), p.healthcheckCommand(), p.versionCommand(),
 		p.configCommand(), p.policyCommand(), p.caCommand())
+	p.noteBegin(root)
 	return root
 }
 
-// group is a command that only holds others.
-func group(use, short string, commands ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
+// noteBegin has every command say that it began: an error before that, of flags
+// or arguments, is one of usage.
+func (p *program) noteBegin(cmd *cobra.Command) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			p.began = true
+			return run(cmd, args)
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		p.noteBegin(sub)
+	}
+}
+
+// group is a command that only holds others; alone it is a usage error.
+func (p *program) group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: p.help}
 	cmd.AddCommand(commands...)
 	return cmd
+}
+
+func (p *program) help(cmd *cobra.Command, _ []string) error {
+	cmd.SetOut(p.err)
+	_ = cmd.Help()
+	return exitCode(exitUsage)
 }
 
 func defaultConfig() string {

@@ -17,7 +17,7 @@ func lines(err error) []string { return strings.Split(err.Error(), "\n") }
 func trimNewline(text []byte) []byte { return bytes.TrimRight(text, "\n") }
 
 func (p *program) policyCommand() *cobra.Command {
-	return group("policy", "Check and test access rules before they count",
+	return p.group("policy", "Check and test access rules before they count",
 		&cobra.Command{
 			Use: "check FILE", Short: "Report what is wrong with a policy file", Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error { return p.policyCheck(cmd, args[0]) },
