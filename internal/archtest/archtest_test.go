@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -192,4 +193,58 @@ func TestNoDrawerPackages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+var testName = regexp.MustCompile(`\bTest[A-Z]\w+`)
+
+// The threat model names a test for each of its rows. A test that is renamed
+// or removed must not leave a promise behind that nothing holds, and a test of
+// a threat that the page does not have is a promise that nobody reads.
+func TestThreatModelNamesTests(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "threat-model.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	promised := make(map[string]bool)
+	for _, name := range testName.FindAllString(string(page), -1) {
+		promised[name] = true
+	}
+	defined := testsOfModule(t)
+	for name := range promised {
+		if !defined[name] {
+			t.Errorf("docs/threat-model.md names %s, which no package defines", name)
+		}
+	}
+	for name := range defined {
+		threat := strings.HasPrefix(name, "TestThreat") || strings.HasPrefix(name, "TestFault") && !strings.HasPrefix(name, "TestFaults")
+		if threat && !promised[name] && name != t.Name() {
+			t.Errorf("docs/threat-model.md does not name %s", name)
+		}
+	}
+}
+
+// testsOfModule returns the names of all test functions, whatever system they
+// are for.
+func testsOfModule(t *testing.T) map[string]bool {
+	t.Helper()
+	names := make(map[string]bool)
+	err := filepath.WalkDir(filepath.Join("..", ".."), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, decl := range file.Decls {
+			if fn, ok := decl.(*ast.FuncDecl); ok && fn.Recv == nil && strings.HasPrefix(fn.Name.Name, "Test") {
+				names[fn.Name.Name] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }
