@@ -2,6 +2,10 @@
 // policy of that moment, writes the audit record, dials, relays and accounts; it has live streams decided again when something
 // changed, takes renewed certificates, and drains.
 //
+// The life of a stream, in this order: registered, decided, its name resolved, each address decided, the opening record written,
+// dialed, decided once more if something changed, answered, relayed, the closing record written. Until it is answered it may be
+// refused; from the registration on, any change that takes its allow away finds it and cuts it.
+//
 // Who the client is comes from the verified certificate of the connection and from nowhere else. The package makes no policy,
 // issues no certificate, resolves no name and listens on no port: those are server/policy, server/enroll, server/dialer and
 // server.

@@ -183,7 +183,8 @@ func TestPolicyChangeCutsWhatLostItsAllow(t *testing.T) {
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("it took %v", took)
 	}
-	if r := w.audit.wait(t, "closing", closing("wiki")); r.Condition != "revoked" || r.Actor.Subject != "ada" || r.Reason == "" {
+	r := w.audit.wait(t, "closing", closing("wiki"))
+	if r.Condition != "revoked" || r.Actor.Subject != "ada" || r.Reason == "" || r.Reference == "" || !strings.Contains(abort.Reason, r.Reference) {
 		t.Errorf("closing record: %+v", r)
 	}
 	io.WriteString(kept, "still here")
@@ -445,14 +446,18 @@ func TestLocks(t *testing.T) {
 	w.setAdmit(func(context.Context, mtls.Peer) (time.Time, error) { return time.Time{}, &locked })
 	w.registry.Cut(session.Filter{User: ada.id.UserID()}, locked)
 	<-tun.Done()
-	if term := wantTermination(t, tun.Err(), wire.TerminateLocked); term.Reason != locked.Reason {
+	term := wantTermination(t, tun.Err(), wire.TerminateLocked)
+	if term.Reason != locked.Reason || term.Reference == "" {
 		t.Errorf("termination: %v", term)
 	}
+	w.audit.wait(t, "session's end", func(r audit.Record) bool {
+		return r.Event == audit.EventSessionClose && r.Reference == term.Reference
+	})
 	if _, err := io.ReadAll(at); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the service saw %v", err)
 	}
 	_, err := ada.connect(tunnel.ClientConfig{})
-	term := wantTermination(t, err, wire.TerminateLocked)
+	term = wantTermination(t, err, wire.TerminateLocked)
 	if r := w.audit.all(audit.EventSessionRefused); len(r) != 1 || r[0].Reference != term.Reference || r[0].Reason != locked.Reason {
 		t.Errorf("records: %+v, termination %v", r, term)
 	}

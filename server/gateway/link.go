@@ -31,6 +31,7 @@ type link struct {
 	client  string
 	began   time.Time
 	record  string // of the opening record
+	told    string // the reference that the person got with the end of the session
 
 	due     chan struct{}  // services are to be announced
 	ending  chan time.Time // a warning is due
@@ -46,7 +47,7 @@ type link struct {
 type subject struct {
 	of     *auth.Identity
 	policy *policy.Subject
-	actor  *audit.Actor
+	actor  audit.Actor
 }
 
 // HandleTunnel serves a connection from its finished handshake until it has ended, and closes it. The error says why it ended; it is
@@ -215,11 +216,14 @@ func (l *link) tell(what string, err error) {
 
 // termination is why the session was cut, in the form that the client gets.
 func (l *link) termination() *wire.Termination {
-	var term *wire.Termination
-	if errors.As(context.Cause(l.session.Context()), &term) {
-		return term
+	term := &wire.Termination{Code: wire.TerminateShutdown, Reason: shutdownReason}
+	_ = errors.As(context.Cause(l.session.Context()), &term)
+	told := *term // the same one may end other sessions, too
+	if told.Code != wire.TerminateShutdown && told.Reference == "" {
+		told.Reference = l.record
 	}
-	return &wire.Termination{Code: wire.TerminateShutdown, Reason: shutdownReason}
+	l.told = told.Reference
+	return &told
 }
 
 // announce has the services sent, once however often it is asked meanwhile.
@@ -252,7 +256,7 @@ func (l *link) whom() *subject {
 	if s := l.subject.Load(); s != nil && s.of == id {
 		return s
 	}
-	s := &subject{of: id, policy: policy.NewSubject(*id), actor: audit.NewActor(*id, l.session.Serial(), l.remote)}
+	s := &subject{of: id, policy: policy.NewSubject(*id), actor: *audit.NewActor(*id, l.session.Serial(), l.remote)}
 	l.subject.Store(s)
 	return s
 }

@@ -48,7 +48,7 @@ func (l *link) auditRefusal(term wire.Termination) *wire.Termination {
 func (l *link) auditOpened() error {
 	l.record = newReference()
 	_, err := l.g.append(l.ctx, audit.Record{
-		Event: audit.EventSessionOpen, Stream: l.record, Actor: l.whom().actor, Client: l.client,
+		Event: audit.EventSessionOpen, Stream: l.record, Actor: l.actor(), Client: l.client,
 		Period: &audit.Period{NotAfter: l.session.NotAfter(), Deadline: l.session.Deadline()},
 	})
 	return err
@@ -57,9 +57,15 @@ func (l *link) auditOpened() error {
 func (l *link) auditClosed(why error) {
 	info := l.session.Info()
 	_, _ = l.g.append(l.ctx, audit.Record{
-		Event: audit.EventSessionClose, Stream: l.record, Actor: l.whom().actor, Reason: why.Error(),
+		Event: audit.EventSessionClose, Stream: l.record, Reference: l.told, Actor: l.actor(), Reason: why.Error(),
 		Transfer: transfer(info.BytesIn, info.BytesOut, l.g.cfg.Now().Sub(l.began)),
 	})
+}
+
+// actor is a record's own copy: the log cleans what it is given.
+func (l *link) actor() *audit.Actor {
+	a := l.whom().actor
+	return &a
 }
 
 func (l *link) auditRenewed(next mtls.Peer, deadline time.Time) error {
@@ -79,7 +85,7 @@ func (x *stream) describe(event audit.Event) audit.Record {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	r := audit.Record{
-		Event: event, Stream: x.record, Actor: x.l.whom().actor, Trace: x.req.Request.TraceID, Kind: x.target.Kind,
+		Event: event, Stream: x.record, Actor: x.l.actor(), Trace: x.req.Request.TraceID, Kind: x.target.Kind,
 		Target: x.target.String(), Service: x.decision.ServiceName(), Rule: x.decision.Rule, Policy: x.decision.Version,
 	}
 	if x.address.IsValid() {
@@ -96,6 +102,8 @@ func (x *stream) auditOpening(at netip.AddrPort) error {
 	if err != nil {
 		return &wire.Refusal{Code: wire.CodeUnavailable, Reason: "the gateway cannot write its audit log", Remedy: "Tell your administrator."}
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	x.record = receipt.Stream
 	return nil
 }
@@ -131,6 +139,9 @@ func (x *stream) auditClosing(res relay.Result) {
 	r := x.describe(audit.EventStreamClose)
 	end, reason := x.ending(res)
 	r.Condition, r.Reason = end, reason
+	if end == "revoked" {
+		r.Reference = r.Stream // what the person was told
+	}
 	r.Transfer = transfer(res.AtoB, res.BtoA, x.l.g.cfg.Now().Sub(x.began))
 	_, _ = x.l.g.append(x.l.ctx, r)
 	x.l.g.metrics.cut.WithLabelValues(end).Inc()

@@ -24,9 +24,9 @@ type stream struct {
 	reg    *session.Stream
 	meter  relay.Meter
 	began  time.Time
-	record string // of the opening record; "" until it is written
 
 	mu       sync.Mutex
+	record   string          // of the opening record, written by the goroutine that serves the stream; "" until then
 	decision policy.Decision // allowed, once there is one
 	address  netip.AddrPort  // dialed; zero until then
 }
@@ -70,7 +70,7 @@ func (x *stream) decide() error {
 	x.mu.Unlock()
 	x.reg.Note(session.Facts{Service: d.ServiceName(), Rule: d.Rule})
 	if !d.Allowed {
-		return &denial{d}
+		return &denial{decision: d}
 	}
 	return nil
 }
@@ -89,7 +89,7 @@ func (x *stream) recheck() error {
 		is = set.DecideAddr(sub, is, x.address)
 	}
 	if !is.Allowed {
-		return &denial{is}
+		return &denial{is, x.record}
 	}
 	if is.Dial.Kind != was.Dial.Kind || is.Dial.Host != was.Dial.Host || is.Dial.Port != was.Dial.Port {
 		return errMoved
@@ -99,11 +99,19 @@ func (x *stream) recheck() error {
 }
 
 // denial is a decision of the policy against a stream. As the cause of an abort it tells the client so.
-type denial struct{ decision policy.Decision }
+type denial struct {
+	decision  policy.Decision
+	reference string // of an open stream's records
+}
 
-func (d *denial) Error() string { return d.decision.Refusal("").Error() }
+func (d *denial) Error() string { return d.decision.Refusal(d.reference).Error() }
+
 func (d *denial) Unwrap() error {
-	return &tunnel.AbortError{Code: wire.AbortRevoked, Reason: d.decision.Reason}
+	reason := d.decision.Reason
+	if d.reference != "" {
+		reason += " (reference " + d.reference + ")"
+	}
+	return &tunnel.AbortError{Code: wire.AbortRevoked, Reason: reason}
 }
 
 var errMoved = &tunnel.AbortError{Code: wire.AbortRevoked, Reason: "the service leads elsewhere now; open it again"}
@@ -114,7 +122,7 @@ func (x *stream) check(at netip.AddrPort) error {
 	d := x.decision
 	x.mu.Unlock()
 	if d = x.l.g.cfg.Policy().DecideAddr(x.l.whom().policy, d, at); !d.Allowed {
-		return &denial{d}
+		return &denial{decision: d}
 	}
 	if x.record != "" {
 		return nil
