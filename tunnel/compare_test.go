@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -29,12 +30,15 @@ import (
 //
 //	go test ./tunnel -run '^$' -bench Compare -benchtime 1x -v
 //
-// CULVERT_COMPARE_ROUNDS (default 5) and CULVERT_COMPARE_MIB (default 512) make it longer or shorter. docs/performance.md has results.
+// CULVERT_COMPARE_ROUNDS (default 5) and CULVERT_COMPARE_MIB (default 512) make it longer or shorter, CULVERT_COMPARE_ONLY is a regular
+// expression for the figures, and CULVERT_COMPARE_PROFILES a folder for CPU profiles of the four Go processes. docs/performance.md has
+// results.
 func BenchmarkCompare(b *testing.B) {
 	if runtime.GOOS != "linux" {
 		b.Skip("the comparison reads /proc")
 	}
 	c := &comparison{b: b, service: benchService(b), rounds: envInt("CULVERT_COMPARE_ROUNDS", 5), mib: envInt("CULVERT_COMPARE_MIB", 512)}
+	c.only = regexp.MustCompile(os.Getenv("CULVERT_COMPARE_ONLY"))
 	c.systems = []*system{startPair(b, "culvert", c.service), startPair(b, "tls", c.service), startSSH(b, c.service)}
 	for range b.N {
 		c.run()
@@ -65,6 +69,7 @@ type comparison struct {
 	systems []*system
 	rounds  int
 	mib     int
+	only    *regexp.Regexp
 }
 
 const (
@@ -81,7 +86,7 @@ const (
 )
 
 func (c *comparison) run() {
-	steps := []func(*system){c.bulkDown(1, mBulk1, mCPU1), c.bulkDown(8, mBulk8, mCPU8), c.bulkUp, c.roundTrip, c.firstByte, c.opens}
+	steps := c.chosen()
 	for _, s := range c.systems { // warm
 		c.transfer(s, 1, 16<<20, 'D')
 	}
@@ -92,9 +97,27 @@ func (c *comparison) run() {
 			}
 		}
 	}
-	for _, s := range c.systems {
-		c.idle(s)
+	if c.only.MatchString(mMemory) {
+		for _, s := range c.systems {
+			c.idle(s)
+		}
 	}
+}
+
+// chosen are the steps of one round.
+func (c *comparison) chosen() (steps []func(*system)) {
+	for _, step := range []struct {
+		name string
+		run  func(*system)
+	}{
+		{mBulk1, c.bulkDown(1, mBulk1, mCPU1)}, {mBulk8, c.bulkDown(8, mBulk8, mCPU8)}, {mUp, c.bulkUp},
+		{mRTT, c.roundTrip}, {mFirst, c.firstByte}, {mOpens, c.opens},
+	} {
+		if c.only.MatchString(step.name) {
+			steps = append(steps, step.run)
+		}
+	}
+	return steps
 }
 
 // dial opens a stream, and tells the service what to do.
@@ -202,6 +225,9 @@ func (c *comparison) report() {
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "\n%-46s %10s %10s %10s %9s %9s\n", "median of "+strconv.Itoa(c.rounds), "culvert", "plain TLS", "ssh -L", "to TLS", "to ssh")
 	for _, m := range []string{mBulk1, mCPU1, mBulk8, mCPU8, mUp, mCPUUp, mRTT, mFirst, mOpens, mMemory} {
+		if len(c.systems[0].have[m]) == 0 {
+			continue
+		}
 		v := make([]float64, len(c.systems))
 		for i, s := range c.systems {
 			v[i] = median(s.have[m])
