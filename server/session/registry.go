@@ -48,6 +48,7 @@ type Registry struct {
 	mu       sync.Mutex
 	nextID   uint64
 	sessions map[uint64]*Session
+	logins   map[auth.SessionID][]*Session // the connections of one login, the oldest first
 	users    map[auth.UserID]*user
 }
 
@@ -56,7 +57,7 @@ func New(cfg Config) *Registry {
 	r := &Registry{
 		limits: cfg.Limits.withDefaults(), log: cfg.Logger, now: cfg.Now,
 		warnBefore: cfg.WarnBefore, recheckEvery: cfg.RecheckEvery,
-		sessions: make(map[uint64]*Session), users: make(map[auth.UserID]*user),
+		sessions: make(map[uint64]*Session), logins: make(map[auth.SessionID][]*Session), users: make(map[auth.UserID]*user),
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -79,7 +80,7 @@ func (r *Registry) Limits() Limits { return r.limits }
 // Add registers a connection. Register first, then check locks and ended sessions: what is locked in between is found by Cut.
 //
 // The error is a *wire.Termination with TerminateLimit when the gateway or the user has too many connections. When only this
-// session has, the connection of it that has been without a stream for longest gives way and ends as replaced.
+// session has, the oldest connection of it without a stream gives way and ends as replaced.
 func (r *Registry) Add(ctx context.Context, spec Spec) (*Session, error) {
 	s := newSession(ctx, r, spec)
 	r.mu.Lock()
@@ -97,6 +98,7 @@ func (r *Registry) Add(ctx context.Context, spec Spec) (*Session, error) {
 	u.connections++
 	r.users[s.userID] = u
 	r.sessions[s.id] = s
+	r.logins[s.sessionID] = append(r.logins[s.sessionID], s)
 	return s, nil
 }
 
@@ -107,21 +109,15 @@ func (r *Registry) admitLocked(u *user, s *Session) error {
 	if u.connections >= r.limits.SessionsPerUser {
 		return tooMany("you have %d connections open, and no more are allowed", u.connections)
 	}
-	var same []*Session
-	for _, other := range r.sessions {
-		if other.sessionID == s.sessionID && other.ctx.Err() == nil {
-			same = append(same, other)
-		}
-	}
-	if len(same) < r.limits.ConnectionsPerSession {
+	live := slices.DeleteFunc(slices.Clone(r.logins[s.sessionID]), func(o *Session) bool { return o.ctx.Err() != nil })
+	if len(live) < r.limits.ConnectionsPerSession {
 		return nil
 	}
-	idle := slices.DeleteFunc(same, func(o *Session) bool { return o.open.Load() > 0 })
-	if len(idle) == 0 {
+	idle := slices.IndexFunc(live, func(o *Session) bool { return o.open.Load() == 0 })
+	if idle < 0 {
 		return tooMany("this session has %d connections open, and no more are allowed", r.limits.ConnectionsPerSession)
 	}
-	slices.SortFunc(idle, func(a, b *Session) int { return a.since.Compare(b.since) })
-	idle[0].End(&wire.Termination{Code: wire.TerminateReplaced, Reason: "a newer connection of the same session took its place"})
+	live[idle].End(&wire.Termination{Code: wire.TerminateReplaced, Reason: "a newer connection of the same session took its place"})
 	return nil
 }
 
@@ -132,6 +128,11 @@ func (r *Registry) remove(s *Session) {
 		return
 	}
 	delete(r.sessions, s.id)
+	if left := slices.DeleteFunc(r.logins[s.sessionID], func(o *Session) bool { return o == s }); len(left) > 0 {
+		r.logins[s.sessionID] = left
+	} else {
+		delete(r.logins, s.sessionID)
+	}
 	s.user.connections--
 	if s.user.connections == 0 {
 		delete(r.users, s.userID)

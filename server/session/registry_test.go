@@ -473,6 +473,23 @@ func BenchmarkOpenClose(b *testing.B) {
 	}
 }
 
+func BenchmarkAddAmong10000(b *testing.B) {
+	r := session.New(session.Config{Limits: session.Limits{Sessions: 20_000}})
+	for i := range 10_000 {
+		add(b, r, spec(person(fmt.Sprint("user", i)), "01"))
+	}
+	one := spec(person("ada"), "01")
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range b.N {
+		s, err := r.Add(context.Background(), one)
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.Remove()
+	}
+}
+
 func BenchmarkRedecide10000(b *testing.B) {
 	r, _ := populate(b, 1000, 10)
 	b.ReportAllocs()

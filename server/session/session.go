@@ -104,6 +104,15 @@ func (s *Session) Deadline() time.Time {
 	return s.deadline
 }
 
+// SetDeadline says when the session ends, whatever is renewed; zero changes nothing.
+func (s *Session) SetDeadline(t time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !t.IsZero() {
+		s.deadline = t
+	}
+}
+
 // End cuts the session and all of its streams; only the first reason counts, and only the first call returns true.
 func (s *Session) End(t *wire.Termination) bool {
 	if s.ctx.Err() != nil {
