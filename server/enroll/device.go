@@ -98,20 +98,19 @@ func (h *Handler) devicePoll(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	g, key, err := h.ownGrant(ctx, c, m)
+	g, err := h.ownGrant(ctx, c, m)
 	if err != nil {
 		return 0, nil, err
 	}
 	switch {
 	case g.Redemption != "":
-		return h.repeatDevice(ctx, c, m.ID, g, key)
+		return h.repeatDevice(ctx, c, g)
 	case g.Failure != "":
 		return 0, nil, deviceFailure(enroll.Code(g.Failure))
 	case !h.Now().Before(g.Expires):
 		return 0, nil, deviceFailure(enroll.CodeDeviceExpired)
 	}
-	p, err := h.provider(g.Provider)
-	if err != nil {
+	if g.provider, err = h.provider(g.Provider); err != nil {
 		return 0, nil, err
 	}
 	err = h.Store.ClaimPoll(ctx, g.IDHash)
@@ -121,28 +120,38 @@ func (h *Handler) devicePoll(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	return h.pollProvider(ctx, c, m.ID, g, p, key)
+	return h.pollProvider(ctx, c, g)
+}
+
+// grant is a device login whose client has proved itself.
+type grant struct {
+	store.DeviceGrant
+	id       oidc.Secret
+	key      *ecdsa.PublicKey
+	spki     []byte
+	provider Provider
 }
 
 // ownGrant finds the login, and checks that its key is here: whoever learns the id
 // alone gets nothing.
-func (h *Handler) ownGrant(ctx context.Context, c *call, m *enroll.DevicePollRequest) (store.DeviceGrant, *ecdsa.PublicKey, error) {
-	g, err := h.Store.Grant(ctx, hashID(m.ID))
+func (h *Handler) ownGrant(ctx context.Context, c *call, m *enroll.DevicePollRequest) (grant, error) {
+	stored, err := h.Store.Grant(ctx, hashID(m.ID))
 	if errors.Is(err, store.ErrNotFound) {
-		return g, nil, deviceFailure(enroll.CodeDeviceExpired)
+		return grant{}, deviceFailure(enroll.CodeDeviceExpired)
 	}
 	if err != nil {
-		return g, nil, err
+		return grant{}, err
 	}
-	c.client, c.actor.Provider, c.actor.Device = g.Client, g.Provider, g.Device
-	key, err := ca.CheckCSR(g.CSR)
+	key, err := ca.CheckCSR(stored.CSR)
 	if err != nil {
-		return g, nil, err
+		return grant{}, err
 	}
 	if err := m.Verify(key); err != nil {
-		return g, nil, refuse(enroll.CodeSignatureInvalid, "the key of the certificate request did not sign this poll").because(err)
+		return grant{}, refuse(enroll.CodeSignatureInvalid, "the key of the certificate request did not sign this poll").because(err)
 	}
-	return g, key, nil
+	c.client, c.actor.Provider, c.actor.Device = stored.Client, stored.Provider, stored.Device
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	return grant{DeviceGrant: stored, id: m.ID, key: key, spki: spki}, err
 }
 
 func pending(interval time.Duration) (int, any, error) {
@@ -150,12 +159,12 @@ func pending(interval time.Duration) (int, any, error) {
 }
 
 // pollProvider is the one who may ask the provider in this interval.
-func (h *Handler) pollProvider(ctx context.Context, c *call, id oidc.Secret, g store.DeviceGrant, p Provider, key *ecdsa.PublicKey) (int, any, error) {
-	provider, err := p.Provider(ctx)
+func (h *Handler) pollProvider(ctx context.Context, c *call, g grant) (int, any, error) {
+	provider, err := g.provider.Provider(ctx)
 	if err != nil {
-		return 0, nil, providerRefusal(p, err)
+		return 0, nil, providerRefusal(g.provider, err)
 	}
-	code, err := unseal(id, purposeCode, g.SealedCode)
+	code, err := unseal(g.id, purposeCode, g.SealedCode)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -170,9 +179,9 @@ func (h *Handler) pollProvider(ctx context.Context, c *call, id oidc.Secret, g s
 		}
 		return pending(g.Interval)
 	case err != nil:
-		return 0, nil, h.endGrant(ctx, g, deviceRefusal(p, err))
+		return 0, nil, h.endGrant(ctx, g, deviceRefusal(g.provider, err))
 	}
-	resp, err := h.completeDevice(ctx, c, id, g, p, key, tokens)
+	resp, err := h.completeDevice(ctx, c, g, tokens)
 	if err != nil {
 		return 0, nil, h.endGrant(ctx, g, err)
 	}
@@ -180,25 +189,21 @@ func (h *Handler) pollProvider(ctx context.Context, c *call, id oidc.Secret, g s
 }
 
 // completeDevice exchanges the tokens that the gateway itself got.
-func (h *Handler) completeDevice(ctx context.Context, c *call, id oidc.Secret, g store.DeviceGrant, p Provider, key *ecdsa.PublicKey, tokens oidc.Tokens) (*enroll.Response, error) {
-	claims, err := p.VerifyDevice(ctx, oidc.Presented{IDToken: tokens.IDToken, AccessToken: tokens.AccessToken})
+func (h *Handler) completeDevice(ctx context.Context, c *call, g grant, tokens oidc.Tokens) (*enroll.Response, error) {
+	claims, err := g.provider.VerifyDevice(ctx, oidc.Presented{IDToken: tokens.IDToken, AccessToken: tokens.AccessToken})
 	if err != nil {
-		return nil, providerRefusal(p, err)
+		return nil, providerRefusal(g.provider, err)
 	}
-	spki, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return nil, err
-	}
-	session, err := h.newSession(c, claims, request{device: g.Device}, auth.LoginDevice)
+	session, err := h.newSession(c, claims, g.Device, auth.LoginDevice)
 	if err != nil {
 		return nil, err
 	}
-	refresh, err := seal(id, purposeRefresh, []byte(tokens.RefreshToken.Reveal()))
+	refresh, err := seal(g.id, purposeRefresh, []byte(tokens.RefreshToken.Reveal()))
 	if err != nil {
 		return nil, err
 	}
 	resp, err := h.issue(ctx, c, verified{
-		provider: p, claims: claims, key: key, keyHash: store.HashKey(spki),
+		provider: g.provider, claims: claims, key: g.key, keyHash: store.HashKey(g.spki),
 		token: redemptionOfPayload(claims.PayloadHash), session: session,
 		device: &store.DeviceIssuance{IDHash: g.IDHash, SealedRefresh: refresh},
 	})
@@ -210,16 +215,12 @@ func (h *Handler) completeDevice(ctx context.Context, c *call, id oidc.Secret, g
 }
 
 // repeatDevice answers a poll behind the successful one, whose answer was lost.
-func (h *Handler) repeatDevice(ctx context.Context, c *call, id oidc.Secret, g store.DeviceGrant, key *ecdsa.PublicKey) (int, any, error) {
-	spki, err := x509.MarshalPKIXPublicKey(key)
+func (h *Handler) repeatDevice(ctx context.Context, c *call, g grant) (int, any, error) {
+	issued, err := h.Store.Redeemed(ctx, g.Redemption, store.HashKey(g.spki))
 	if err != nil {
 		return 0, nil, err
 	}
-	issued, err := h.Store.Redeemed(ctx, g.Redemption, store.HashKey(spki))
-	if err != nil {
-		return 0, nil, err
-	}
-	refresh, err := unseal(id, purposeRefresh, g.SealedRefresh)
+	refresh, err := unseal(g.id, purposeRefresh, g.SealedRefresh)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -233,7 +234,7 @@ func (h *Handler) repeatDevice(ctx context.Context, c *call, id oidc.Secret, g s
 
 // endGrant remembers a final failure, so that further polls do not reach the
 // provider. What may pass is not one.
-func (h *Handler) endGrant(ctx context.Context, g store.DeviceGrant, err error) error {
+func (h *Handler) endGrant(ctx context.Context, g grant, err error) error {
 	r := asRefusal(err)
 	if statusOf(r.code) >= http.StatusInternalServerError {
 		return err

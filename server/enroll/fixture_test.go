@@ -203,10 +203,12 @@ func newFixture(t testing.TB, change ...func(*oidc.ProviderConfig, *Config)) *fi
 // start opens what a restart of the gateway opens.
 func (f *fixture) start() {
 	f.t.Helper()
+	options := store.Options{TrustDomain: trustDomain, Logger: f.logger}
+	if f.clock != nil {
+		options.Clock = f.clock.now
+	}
 	var err error
-	if f.store, err = store.Open(context.Background(), "sqlite:"+filepath.Join(f.dir, "state", "gateway.db"), store.Options{
-		TrustDomain: trustDomain, Logger: f.logger, Clock: f.clock.now,
-	}); err != nil {
+	if f.store, err = store.Open(context.Background(), "sqlite:"+filepath.Join(f.dir, "state", "gateway.db"), options); err != nil {
 		f.t.Fatal(err)
 	}
 	if f.audit, err = audit.Open(audit.Config{Dir: filepath.Join(f.dir, "audit"), MinFree: -1, Logger: f.logger}); err != nil {

@@ -65,7 +65,7 @@ func (h *Handler) login(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, providerRefusal(p, err)
 	}
-	session, err := h.newSession(c, claims, req, auth.LoginBrowser)
+	session, err := h.newSession(c, claims, req.device, auth.LoginBrowser)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -79,7 +79,7 @@ func (h *Handler) login(ctx context.Context, c *call) (int, any, error) {
 
 // newSession begins a session at the moment when the person signed in at the
 // provider, which may be long ago: the provider remembers its own logins.
-func (h *Handler) newSession(c *call, claims *oidc.Claims, req request, kind auth.LoginKind) (store.Session, error) {
+func (h *Handler) newSession(c *call, claims *oidc.Claims, device auth.DeviceID, kind auth.LoginKind) (store.Session, error) {
 	now := h.Now()
 	authTime := claims.AuthTime
 	if authTime.IsZero() {
@@ -95,7 +95,7 @@ func (h *Handler) newSession(c *call, claims *oidc.Claims, req request, kind aut
 			remedy("sign out at the provider, or let it ask again, and " + loginAgain)
 	}
 	return store.Session{
-		ID: auth.NewSessionID(), Device: req.device, Provider: claims.Provider, Login: kind, Client: c.client,
+		ID: auth.NewSessionID(), Device: device, Provider: claims.Provider, Login: kind, Client: c.client,
 		AuthTime: authTime, Deadline: deadline,
 	}, nil
 }

@@ -115,10 +115,12 @@ func asRefusal(err error) *refusal {
 	case errors.Is(err, auth.ErrTooLarge):
 		return refuse(enroll.CodeIdentityTooLarge, "you are in too many groups to fit into a certificate").
 			remedy("ask the gateway's administrator to list the groups that matter in groups.keep").because(err)
+	case errors.Is(err, context.Canceled): // whoever asked hung up: not the database's fault
+		return refuse(enroll.CodeUnavailable, "the request was given up").because(err)
 	case errors.Is(err, store.ErrUnavailable):
 		return refuse(enroll.CodeStoreUnavailable, "the gateway's database does not answer, so no certificate can be issued; certificates that were issued go on").
 			remedy("try again in a moment").retryIn(5 * time.Second).because(err)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, context.DeadlineExceeded):
 		return refuse(enroll.CodeUnavailable, "the request took too long").
 			remedy("try again in a moment").retryIn(5 * time.Second).because(err)
 	default:

@@ -19,13 +19,13 @@ func (s *Store) migrator() (*goose.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return goose.NewProvider(goose.DialectSQLite3, s.write, dir, goose.WithDisableGlobalRegistry(true))
+	return goose.NewProvider(s.dialect.goose, s.write, dir, goose.WithDisableGlobalRegistry(true))
 }
 
 // schemaVersion is the schema's number; 0 in a new database.
 func (s *Store) schemaVersion(ctx context.Context) (int64, error) {
 	var n int64
-	if err := s.read.QueryRowContext(ctx, countVersionTable).Scan(&n); err != nil {
+	if err := s.read.QueryRowContext(ctx, s.dialect.countVersionTable).Scan(&n); err != nil {
 		return 0, unavailable("read the schema", err)
 	}
 	if n == 0 {

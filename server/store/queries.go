@@ -4,8 +4,7 @@ package store
 // parameters, ON CONFLICT, RETURNING, no function but aggregates. Times are
 // milliseconds.
 const (
-	countVersionTable = `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'goose_db_version'`
-	selectVersion     = `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`
+	selectVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`
 
 	insertMeta  = `INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`
 	selectMeta  = `SELECT value FROM meta WHERE name = $1`
@@ -14,8 +13,9 @@ const (
 
 	upsertUser = `INSERT INTO users (id, issuer, subject, provider, display_name, email, first_seen_at, last_seen_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
-		ON CONFLICT (id) DO UPDATE SET provider = excluded.provider, display_name = excluded.display_name,
-			email = excluded.email, last_seen_at = excluded.last_seen_at`
+		ON CONFLICT (id) DO UPDATE SET provider = excluded.provider, last_seen_at = excluded.last_seen_at,
+			display_name = CASE WHEN excluded.display_name = '' THEN users.display_name ELSE excluded.display_name END,
+			email = CASE WHEN excluded.email = '' THEN users.email ELSE excluded.email END`
 	selectUsers = `SELECT id, issuer, subject, provider, display_name, email, first_seen_at, last_seen_at FROM users`
 	userByID    = selectUsers + ` WHERE id = $1`
 	usersPage   = selectUsers + ` WHERE id > $1 ORDER BY id LIMIT $2`

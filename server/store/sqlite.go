@@ -13,12 +13,15 @@ import (
 	"runtime"
 
 	"github.com/culvert-vpn/culvert/internal/durable"
+	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
 )
 
 var sqliteDialect = dialect{
-	migrations: "migrations/sqlite",
-	now:        "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+	goose:             goose.DialectSQLite3,
+	migrations:        "migrations/sqlite",
+	countVersionTable: "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'goose_db_version'",
+	now:               "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
 }
 
 // The result codes of SQLite for a damaged file.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/pressly/goose/v3"
 )
 
 // tx is a write transaction with its time: one instant of the database's clock
@@ -101,8 +103,11 @@ func (t *tx) changed(ctx context.Context) error {
 // dialect is the seam between SQLite and what comes after it: all that one
 // database needs to be told differently.
 type dialect struct {
-	// migrations is the folder with this database's schema.
-	migrations string
+	// goose is this database's name in the migration tool, migrations the
+	// folder with its schema, countVersionTable finds the tool's table.
+	goose             goose.Dialect
+	migrations        string
+	countVersionTable string
 	// now is the clock as an expression in milliseconds.
 	now string
 	// forUpdate locks the rows of a SELECT until the transaction ends. SQLite
