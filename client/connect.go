@@ -137,7 +137,8 @@ func (s *liveSession) Renew(ctx context.Context, chain [][]byte) (wire.Renewed, 
 // Counters implements session.
 func (s *liveSession) Counters() counters {
 	stats := s.Stats()
-	return counters{streams: stats.Streams, opened: uint64(stats.Opened), sent: uint64(stats.Sent), received: uint64(stats.Received)}
+	opened := max(0, stats.Opened-1) // without the control stream
+	return counters{streams: stats.Streams, opened: uint64(opened), sent: uint64(stats.Sent), received: uint64(stats.Received)}
 }
 
 // TLS implements session.

@@ -64,7 +64,11 @@ func (c *Client) trafficLocked() status.Traffic {
 
 // warningsLocked returns what was raised and what follows from the clocks.
 func (c *Client) warningsLocked() []status.Warning {
-	list := slices.Clone(c.warnings)
+	final := status.Status{State: c.state.state}.Final()
+	var list []status.Warning
+	if !final { // a final state says itself what they warned of
+		list = slices.Clone(c.warnings)
+	}
 	if c.skew.Abs() >= skewWarn {
 		list = append(list, skewWarning(c.skew))
 	}
@@ -72,7 +76,7 @@ func (c *Client) warningsLocked() []status.Warning {
 		return list
 	}
 	left := c.login.Deadline.Sub(c.cfg.Now().Add(c.skew))
-	if over := (status.Status{State: c.state.state}).Final(); left > 0 && left <= endsSoon && !over {
+	if left > 0 && left <= endsSoon && !final {
 		list = append(list, status.Warning{Code: status.WarnSessionEnds,
 			Text:   "the session ends in " + status.Span(left) + "; then its streams are cut",
 			Remedy: "run `culvert login` now: new connections use the new session at once, what is open ends with the old one"})

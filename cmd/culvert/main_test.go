@@ -1,16 +1,30 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(leakChecked{m}, map[string]func(){
 		"culvert": func() { os.Exit(realMain()) },
 	})
+}
+
+// leakChecked fails a run that left goroutines behind.
+type leakChecked struct{ *testing.M }
+
+func (m leakChecked) Run() int {
+	code := m.M.Run()
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // TestScript runs the real program: every file of testdata/script is a session
@@ -25,14 +39,16 @@ func TestScript(t *testing.T) {
 			for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"} {
 				env.Setenv(name, "")
 			}
+			env.Values[worldKey{}] = &worldHandle{stop: func() {}}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":    exits,
-			"fakegate": fakeGate,
-			"world":    world,
-			"login":    scriptLogin,
-			"waitfor":  waitFor,
+			"exits":     exits,
+			"fakegate":  fakeGate,
+			"world":     world,
+			"stopworld": stopWorld,
+			"login":     scriptLogin,
+			"waitfor":   waitFor,
 		},
 	})
 }

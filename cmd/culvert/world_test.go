@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -109,12 +110,17 @@ func world(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var ends []<-chan error
-	ts.Defer(func() {
-		cancel()
-		for _, end := range ends {
-			<-end
-		}
-	})
+	var once sync.Once
+	stop := func() {
+		once.Do(func() {
+			cancel()
+			for _, end := range ends {
+				<-end
+			}
+		})
+	}
+	ts.Defer(stop)
+	ts.Value(worldKey{}).(*worldHandle).stop = stop
 	begin := func(f func() error) {
 		end := make(chan error, 1)
 		ends = append(ends, end)
@@ -132,6 +138,21 @@ func world(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("GATEWAY", gateway.URL())
 	ts.Setenv("FINGERPRINT", string(gateway.Fingerprint()))
 	ts.Setenv("ECHO", echo.Addr().String())
+}
+
+// worldKey finds a script's worldHandle.
+type worldKey struct{}
+
+type worldHandle struct{ stop func() }
+
+// stopWorld ends what world started:
+//
+//	stopworld
+func stopWorld(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: stopworld")
+	}
+	ts.Value(worldKey{}).(*worldHandle).stop()
 }
 
 func listenLoopback(ts *testscript.TestScript) net.Listener {
@@ -160,15 +181,19 @@ func startGateway(ctx context.Context, ts *testscript.TestScript, issuer, policy
 
 func serveEcho(ctx context.Context, l net.Listener) error {
 	context.AfterFunc(ctx, func() { _ = l.Close() })
+	var conns sync.WaitGroup
+	defer conns.Wait()
 	for {
 		conn, err := l.Accept()
 		if err != nil {
 			return nil
 		}
-		go func() {
+		conns.Go(func() {
 			defer conn.Close()
+			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+			defer stop()
 			_, _ = io.Copy(conn, conn)
-		}()
+		})
 	}
 }
 

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/culvert-vpn/culvert/auth/enroll"
+	"github.com/culvert-vpn/culvert/client"
+	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/tunnel/relay"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
+)
+
+func TestExitCodes(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want int
+	}{
+		{errors.New("anything"), exitError},
+		{&usageError{errors.New("x")}, exitUsage},
+		{client.ErrNotLoggedIn, exitNotLoggedIn},
+		{&status.Error{Status: status.Status{State: status.Expired}}, exitNotLoggedIn},
+		{&status.Error{Status: status.Status{State: status.Locked}}, exitDenied},
+		{&status.Error{Status: status.Status{State: status.Reconnecting}}, exitGateway},
+		{&status.Error{Status: status.Status{State: status.Terminated}}, exitError},
+		{fmt.Errorf("open stream: %w", &wire.Refusal{Code: wire.CodeDenied}), exitDenied},
+		{&wire.Refusal{Code: wire.CodeNoSuchService}, exitDenied},
+		{&wire.Refusal{Code: wire.CodeUnreachable}, exitService},
+		{&wire.Refusal{Code: wire.CodeTimedOut}, exitService},
+		{&wire.Refusal{Code: wire.CodeExpired}, exitNotLoggedIn},
+		{&wire.Refusal{Code: wire.CodeUnavailable}, exitGateway},
+		{&wire.Refusal{Code: "something new"}, exitError},
+		{&enroll.Problem{Code: enroll.CodeLocked}, exitDenied},
+		{&enroll.Problem{Code: enroll.CodeTokenInvalid}, exitError},
+		{&net.OpError{Op: "dial", Err: errors.New("x")}, exitGateway},
+		{&net.DNSError{Name: "gw"}, exitGateway},
+	} {
+		if got := exitCode(c.err); got != c.want {
+			t.Errorf("exitCode(%v) = %d, want %d", c.err, got, c.want)
+		}
+	}
+}
+
+// threats.md, "Local and administrative surfaces": log injection (CVE-2025-58189),
+// here into a terminal: what a gateway or provider says cannot move its cursor.
+func TestThreatErrorsAreOneCleanLine(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{streams: streams{err: &out}}
+	a.report(&wire.Refusal{Code: wire.CodeDenied, Reason: "a\x1b[2Jb\nculvert: fake\r\x9b", Remedy: "\x07c", Reference: "r-1"})
+	if strings.ContainsAny(out.String(), "\x1b\r\x07\u009b") || strings.Count(out.String(), "\n") != 3 {
+		t.Errorf("printed %q", out.String())
+	}
+}
+
+func TestDefaultStateDir(t *testing.T) {
+	home := func() (string, error) { return filepath.FromSlash("/home/ada"), nil }
+	for _, c := range []struct{ goos, variable, value, want string }{
+		{"linux", "", "", "/home/ada/.local/state/culvert"},
+		{"linux", "XDG_STATE_HOME", "/x", "/x/culvert"},
+		{"linux", "XDG_STATE_HOME", "relative", "/home/ada/.local/state/culvert"},
+		{"darwin", "XDG_STATE_HOME", "/x", "/home/ada/Library/Application Support/culvert"},
+		{"windows", "LOCALAPPDATA", "/local", "/local/culvert"},
+		{"windows", "", "", "/home/ada/AppData/Local/culvert"},
+	} {
+		env := func(name string) string {
+			if name == c.variable {
+				return c.value
+			}
+			return ""
+		}
+		got, err := defaultStateDir(c.goos, env, home)
+		if err != nil || filepath.ToSlash(got) != c.want {
+			t.Errorf("%s %s=%s: %q, %v; want %q", c.goos, c.variable, c.value, got, err, c.want)
+		}
+	}
+	broken := func() (string, error) { return "", errors.New("no home") }
+	if _, err := defaultStateDir("linux", func(string) string { return "" }, broken); err == nil {
+		t.Error("no home and no error")
+	}
+}
+
+func TestParseTarget(t *testing.T) {
+	for in, want := range map[string]string{
+		"wiki": "wiki", "wiki.corp.example:80": "wiki.corp.example:80", "10.0.0.1:22": "10.0.0.1:22", "[fd00::1]:22": "[fd00::1]:22",
+		"": "", "a b": "", ":22": "", "host:": "", "host:99999": "", "host:ssh": "", "fd00::1": "", "host:0": "",
+	} {
+		target, err := parseTarget(wire.KindTCP, in)
+		var usage *usageError
+		switch {
+		case want == "" && !errors.As(err, &usage):
+			t.Errorf("parseTarget(%q) = %v, %v; want a usage error", in, target, err)
+		case want != "" && (err != nil || target.String() != want):
+			t.Errorf("parseTarget(%q) = %v, %v; want %s", in, target, err, want)
+		}
+	}
+}
+
+func FuzzParseTarget(f *testing.F) {
+	for _, seed := range []string{"wiki", "h:22", "[::1]:22", "dns/udp", "a\x00:1"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		target, err := parseTarget(wire.KindTCP, in)
+		if err == nil && target.Validate() != nil {
+			t.Fatalf("parseTarget(%q) = %#v, which is not valid", in, target)
+		}
+	})
+}
+
+func TestLocalAddress(t *testing.T) {
+	for in, want := range map[string]string{
+		"5432": "127.0.0.1:5432", ":5432": "127.0.0.1:5432", "[::1]:1": "[::1]:1", "0.0.0.0:1": "0.0.0.0:1", "": "",
+	} {
+		if got := localAddress(in); got != want {
+			t.Errorf("localAddress(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestCutKind(t *testing.T) {
+	for in, want := range map[string]wire.Kind{"dns/udp": wire.KindUDP, "dns": wire.KindTCP, "dns/tcp": wire.KindTCP} {
+		if name, kind := cutKind(in); name != "dns" || kind != want {
+			t.Errorf("cutKind(%q) = %q, %s", in, name, kind)
+		}
+	}
+}
+
+// abortedStream fails its reader as a refusal or a reset behind the tunnel does.
+type abortedStream struct {
+	relay.Conn
+	err     error
+	aborted error
+}
+
+func (s *abortedStream) Read([]byte) (int, error)    { return 0, s.err }
+func (s *abortedStream) Write(p []byte) (int, error) { return len(p), nil }
+func (s *abortedStream) CloseWrite() error           { return nil }
+func (s *abortedStream) Abort(cause error)           { s.aborted = cause }
+
+// A stream that fails must not look complete to the program that reads stdout:
+// the exit code says so.
+func TestPipeReportsFailure(t *testing.T) {
+	refused := &wire.Refusal{Code: wire.CodeDenied}
+	stream := &abortedStream{err: refused}
+	in, stop := io.Pipe() // stays open, as a terminal does
+	defer stop.Close()
+	defer in.Close()
+	err := pipe(context.Background(), stream, in, io.Discard)
+	if !errors.Is(err, error(refused)) || stream.aborted == nil {
+		t.Errorf("pipe = %v, aborted with %v", err, stream.aborted)
+	}
+}
+
+func TestEmptyAuthoritiesAreNoAuthorities(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "empty.pem")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	trust, err := loginFlags{file: file}.trust()
+	if err != nil || trust.Roots == nil {
+		t.Errorf("trust = %#v, %v; nil roots would mean the system's", trust, err)
+	}
+}
