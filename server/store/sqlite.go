@@ -59,9 +59,9 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 }
 
 // openPool opens a pool of n connections with the given pragmas, besides those
-// that every connection has.
+// that every connection has. A file that vanished is an error, never made anew.
 func openPool(path string, n int, pragmas ...string) (*sql.DB, error) {
-	q := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{"busy_timeout(5000)", "foreign_keys(ON)"}, pragmas...)}
+	q := url.Values{"mode": {"rw"}, "_txlock": {"immediate"}, "_pragma": append([]string{"busy_timeout(5000)", "foreign_keys(ON)"}, pragmas...)}
 	db, err := sql.Open("sqlite", dsn(path, q))
 	if err != nil {
 		return nil, err

@@ -285,6 +285,22 @@ func TestClosedStoreIsUnavailable(t *testing.T) {
 	}
 }
 
+// A file that vanishes under a running gateway is not replaced by an empty one.
+func TestFaultDatabaseFileVanishes(t *testing.T) {
+	path := newPath(t)
+	s := open(t, path, nil)
+	s.read.SetMaxIdleConns(0) // the next reader opens the file anew
+	if err := os.Rename(path, path+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Locks(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Locks: %v", err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("an empty database was made")
+	}
+}
+
 func TestDatabaseClockIsTheSystems(t *testing.T) {
 	s := open(t, newPath(t), nil)
 	before := time.Now().Add(-time.Second)
