@@ -75,6 +75,7 @@ type Client struct {
 	started  time.Time
 	reloads  chan struct{} // the stored login may have changed
 	renewals chan struct{} // a renewal is wanted now
+	demands  chan struct{} // a stream is wanted
 
 	renewing sync.Mutex // one renewal at a time in this process
 
@@ -117,7 +118,7 @@ func newClient(cfg Config, creds credentials, connect connectFunc) *Client {
 	return &Client{
 		cfg: cfg, log: cfg.Logger, creds: creds, connect: connect,
 		started: cfg.Now(), since: cfg.Now(),
-		reloads: make(chan struct{}, 1), renewals: make(chan struct{}, 1),
+		reloads: make(chan struct{}, 1), renewals: make(chan struct{}, 1), demands: make(chan struct{}, 1),
 		changed: make(chan struct{}),
 		state:   verdict{state: status.Stopped},
 	}
@@ -280,7 +281,7 @@ func (c *Client) waitLane(ctx context.Context) (*lane, error) {
 		if lane := c.currentLane(); lane != nil {
 			return lane, nil
 		}
-		if s.Final() {
+		if s.Final() && !c.demand() {
 			return nil, &status.Error{Status: s}
 		}
 		select {
@@ -291,6 +292,18 @@ func (c *Client) waitLane(ctx context.Context) (*lane, error) {
 		case <-changed:
 		}
 	}
+}
+
+// demand has a client connect again that gave way to another one, and reports
+// whether it is such a client.
+func (c *Client) demand() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.next != nextDemand {
+		return false
+	}
+	poke(c.demands)
+	return true
 }
 
 func (c *Client) currentLane() *lane {

@@ -363,6 +363,24 @@ func TestThreatLockIsShown(t *testing.T) {
 	})
 }
 
+// An idle connection that gave way does not push out the next one, but comes back
+// when it is needed.
+func TestReplacedComesBackOnDemand(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.up()
+		b.gateway.last().end(&wire.Termination{Code: wire.TerminateReplaced})
+		b.want(status.Terminated)
+		time.Sleep(time.Minute)
+		if n := b.gateway.made(); n != 1 {
+			t.Fatalf("%d connections without a demand", n)
+		}
+		if _, err := b.c.Open(t.Context(), wiki, OpenOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		b.want(status.Connected)
+	})
+}
+
 func TestOtherProtocolVersion(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.gateway.setDown(&wire.Termination{Code: wire.TerminateVersion, Reason: "the gateway speaks protocol version 2, the client speaks 1"})

@@ -70,8 +70,9 @@ func (c *Client) terminated(login *Login, t *wire.Termination) verdict {
 		v.reason = orElse(t.Reason, fmt.Sprintf("the gateway does not speak protocol version %d", wire.ProtocolVersion))
 		v.remedy = "upgrade the older one of client and gateway"
 	case wire.TerminateReplaced:
-		v.reason = orElse(t.Reason, "another client took over this session")
-		v.remedy = "stop one of them; each profile needs only one `culvert up`"
+		// It was idle and gave way; coming back at once would push out the next one.
+		v.next, v.reason = nextDemand, orElse(t.Reason, "a newer connection of the same session took this one's place")
+		v.remedy = "nothing to do: the next stream connects again"
 	default: // shutdown, idle, limit, protocol, unavailable, and what a newer gateway may add
 		v.state, v.next = status.Reconnecting, nextBackoff
 		v.reason = orElse(t.Reason, "the gateway ended the connection ("+string(t.Code)+")")

@@ -44,6 +44,7 @@ const (
 	nextNow                 // at once
 	nextRest                // after a login, or after restRetry
 	nextLogin               // after a login only
+	nextDemand              // like nextRest, or when somebody wants a stream
 )
 
 // run is the client's life: the connection in one loop, renewal in another.
@@ -73,8 +74,8 @@ func (c *Client) supervise(ctx context.Context, workers *sync.WaitGroup) {
 		case nextBackoff:
 			// Measured from the attempt's start: one that took long was a wait already.
 			c.wait(ctx, waits.Next()-time.Since(begun))
-		case nextRest, nextLogin:
-			c.rest(ctx, v.next == nextRest)
+		case nextRest, nextLogin, nextDemand:
+			c.rest(ctx, v.next)
 		}
 	}
 }
@@ -275,9 +276,9 @@ func (c *Client) wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// rest waits until the stored login is another one, and with retry until
-// restRetry has passed.
-func (c *Client) rest(ctx context.Context, retry bool) {
+// rest waits until the stored login is another one, and besides for what why
+// allows.
+func (c *Client) rest(ctx context.Context, why next) {
 	before := c.stored()
 	jumps := newJumpDetector(c.cfg.Now)
 	begun := time.Now()
@@ -288,13 +289,17 @@ func (c *Client) rest(ctx context.Context, retry bool) {
 		case <-ctx.Done():
 			return
 		case <-c.reloads:
+		case <-c.demands:
+			if why == nextDemand {
+				return
+			}
 		case <-ticker.C:
 		}
 		if c.stored() != before {
 			c.setState(verdict{state: status.Connecting, reason: "a new login"})
 			return
 		}
-		if retry && (time.Since(begun) >= restRetry || jumps.jumped() != 0) {
+		if why != nextLogin && (time.Since(begun) >= restRetry || jumps.jumped() != 0) {
 			return
 		}
 	}
