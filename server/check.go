@@ -16,7 +16,6 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/auth/mtls"
-	"github.com/culvert-vpn/culvert/internal/durable"
 	"github.com/culvert-vpn/culvert/server/policy"
 )
 
@@ -24,7 +23,7 @@ import (
 // configuration names. It changes nothing and takes no port.
 func CheckFiles(cfg *Config) error {
 	_, caErr := loadAuthority(cfg)
-	data, policyErr := durable.ReadFile(cfg.Policy.File, policy.MaxFileSize)
+	data, policyErr := readOwned(cfg.Policy.File, policy.MaxFileSize)
 	if policyErr == nil {
 		_, policyErr = policy.Load(cfg.Policy.File, data, policy.Options{Providers: cfg.ProviderNames()})
 	}

@@ -219,8 +219,8 @@ func explain(err error, path string) error {
 		hint = "ports below 1024 need rights: run as root, grant CAP_NET_BIND_SERVICE, or listen on :8443"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		hint = "this machine has no such address"
-	case errors.Is(err, syscall.ENOSPC):
-		hint = "the disk is full; free some space and start again, nothing was half-written"
+	case errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), "disk is full"): // SQLite's words
+		hint = "free some space and start again; nothing was half-written"
 	case errors.Is(err, syscall.EROFS):
 		hint = "the file system is read-only; name another folder"
 	case errors.Is(err, fs.ErrPermission):

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,7 +39,7 @@ const maxConfigFile = 4 << 20
 // folder. The error lists all faults, each with its place; the configuration is
 // not nil when only Validate found some, so that it can be shown.
 func LoadConfig(path string, flags map[string]*pflag.Flag) (*Config, error) {
-	data, err := durable.ReadFile(path, maxConfigFile)
+	data, err := readOwned(path, maxConfigFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
@@ -53,6 +54,19 @@ func LoadConfig(path string, flags map[string]*pflag.Flag) (*Config, error) {
 		return nil, err
 	}
 	return cfg, cfg.Validate()
+}
+
+// readOwned reads a file that decides who gets in. One that every user of the
+// machine may write to is refused: whoever changes it owns the gateway.
+func readOwned(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o002 != 0 {
+		return nil, fmt.Errorf("%s has mode %04o, so everybody on this machine may change it (chmod o-w it): %w", path, info.Mode().Perm(), durable.ErrNotPrivate)
+	}
+	return durable.ReadFile(path, limit)
 }
 
 // parseConfig decodes a file over the defaults. It goes before viper, which

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/culvert-vpn/culvert/internal/durable"
 	"github.com/culvert-vpn/culvert/server/policy"
 	"github.com/culvert-vpn/culvert/server/store"
 )
@@ -82,7 +81,7 @@ func (r *rules) reload(ctx context.Context, why string) error {
 }
 
 func (r *rules) load() (*policy.Set, []byte, error) {
-	data, err := durable.ReadFile(r.file, policy.MaxFileSize)
+	data, err := readOwned(r.file, policy.MaxFileSize)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -42,7 +42,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	var background sync.WaitGroup
 	failed := make(chan error, 3)
 	s.startServing(life, &background, failed)
-	err := s.announce(ctx)
+	err := s.announce(life)
 	if err == nil {
 		select {
 		case <-ctx.Done():

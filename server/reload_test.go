@@ -1,0 +1,122 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/culvert-vpn/culvert/internal/durable"
+)
+
+// lockedBuffer is a log that several goroutines write to.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func TestReloadTakesTheLogLevelAndNamesWhatTakesARestart(t *testing.T) {
+	i := newInstallation(t, nil)
+	path := filepath.Join(i.dir, ConfigFile)
+	var logged lockedBuffer
+	level := new(slog.LevelVar)
+	r := i.serve(Options{
+		Logger:   slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: level})),
+		LogLevel: level,
+		Reread:   func() (*Config, error) { return LoadConfig(path, nil) },
+	})
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), "#level: info", "level: debug", 1)
+	changed = strings.Replace(changed, "#https: 2000", "https: 9", 1)
+	writeFile(t, path, changed)
+	if err := r.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if level.Level() != slog.LevelDebug {
+		t.Errorf("level is %s", level.Level())
+	}
+	if !strings.Contains(logged.String(), "limits.https") || strings.Contains(logged.String(), "log.level") {
+		t.Errorf("the log does not name what takes a restart:\n%s", logged.String())
+	}
+	writeFile(t, path, "lisen: x\n")
+	if err := r.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), `did you mean "listen"`) {
+		t.Errorf("a broken configuration: %v", err)
+	}
+	if body := get(t, r.https(), r.URL()+"/healthz"); body != "ok\n" {
+		t.Errorf("after a refused reload: %q", body)
+	}
+}
+
+// A balancer that polls needs time to notice that a gateway stops; until then no
+// new connection may fail.
+func TestDrainDelayKeepsAccepting(t *testing.T) {
+	i := everything(t, func(cfg *Config) { cfg.DrainDelay = 10 * time.Minute })
+	r := i.serve(Options{})
+	eventually(t, "it is ready", func() bool { return r.Readiness(t.Context()).Ready })
+	r.cancel()
+	eventually(t, "it is not ready any more", func() bool { return !r.Readiness(t.Context()).Ready })
+	client := r.https()
+	if body := get(t, client, r.URL()+"/healthz"); body != "ok\n" {
+		t.Errorf("a new connection during the delay: %q", body)
+	}
+	resp, err := client.Get(r.URL() + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("/readyz answers %d", resp.StatusCode)
+	}
+	client.CloseIdleConnections()
+	r.HurryUp()
+	if err := r.stop(); err != nil {
+		t.Errorf("nothing was open, and yet: %v", err)
+	}
+}
+
+// Threat class: configuration escalation (cloudflared CVE-2023-1314).
+func TestThreatFilesThatEverybodyMayWriteAreRefused(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no such modes on Windows")
+	}
+	i := newInstallation(t, nil)
+	path := filepath.Join(i.dir, ConfigFile)
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadConfig(path, nil); !errors.Is(err, durable.ErrNotPrivate) {
+		t.Errorf("configuration: %v", err)
+	}
+	if err := os.Chmod(i.cfg.Policy.File, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	srv, err := New(t.Context(), *i.cfg, Options{})
+	if err == nil {
+		srv.Close()
+	}
+	if !errors.Is(err, durable.ErrNotPrivate) {
+		t.Errorf("policy: %v", err)
+	}
+}
