@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/culvert-vpn/culvert/client/keyring"
 	"github.com/culvert-vpn/culvert/client/status"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -378,6 +379,24 @@ func TestReplacedComesBackOnDemand(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.want(status.Connected)
+	})
+}
+
+// A locked keyring is said, is not asked all the time, and is asked again when a
+// stream is wanted.
+func TestLockedKeyring(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.creds.lock(keyring.ErrUnavailable)
+		if err := b.c.Up(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if s := b.want(status.Terminated); s.Reason != keyring.ErrUnavailable.Error() || s.Remedy == "" {
+			t.Errorf("status = %q, remedy %q", s.Headline(), s.Remedy)
+		}
+		b.creds.lock(nil)
+		if _, err := b.c.Open(t.Context(), wiki, OpenOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	})
 }
 

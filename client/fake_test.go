@@ -46,11 +46,26 @@ type fakeCreds struct {
 	renew    func(old *Login) (*Login, error)
 	renewals int
 	server   func() time.Time
+	locked   error // what Load fails with; Peek does not
 }
 
-func (f *fakeCreds) Peek() (*Login, error) { return f.Load(context.Background()) }
-
 func (f *fakeCreds) Load(context.Context) (*Login, error) {
+	f.mu.Lock()
+	err := f.locked
+	f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return f.Peek()
+}
+
+func (f *fakeCreds) lock(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.locked = err
+}
+
+func (f *fakeCreds) Peek() (*Login, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.login == nil {
@@ -320,6 +335,7 @@ func (b *bench) up() {
 	if err := b.c.Ready(b.t.Context()); err != nil {
 		b.t.Fatalf("ready: %v", err)
 	}
+	synctest.Wait() // every loop waits for something
 }
 
 func (b *bench) want(state status.State) status.Status {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/client/certstore"
+	"github.com/culvert-vpn/culvert/client/keyring"
 	"github.com/culvert-vpn/culvert/client/status"
 	"github.com/culvert-vpn/culvert/internal/backoff"
 )
@@ -156,7 +158,7 @@ func (c *Client) usableLogin(ctx context.Context) (*Login, verdict) {
 		return nil, verdict{state: status.NotLoggedIn, next: nextLogin}
 	}
 	if err != nil {
-		return nil, verdict{state: status.NotLoggedIn, reason: plain(err), remedy: "run `culvert login`", next: nextLogin}
+		return nil, unreadable(err)
 	}
 	if current := c.currentLogin(); current == nil || current.Serial() != login.Serial() {
 		c.setLogin(login)
@@ -174,6 +176,22 @@ func (c *Client) usableLogin(ctx context.Context) (*Login, verdict) {
 		return nil, c.renewalEnded(refused)
 	}
 	return c.renewFirst(ctx, login)
+}
+
+// unreadable is the state while the stored login cannot be opened. A keyring may
+// ask a person each time, so it is not tried often.
+func unreadable(err error) verdict {
+	v := verdict{state: status.Terminated, reason: plain(err), next: nextDemand}
+	var corrupt *certstore.CorruptError
+	switch {
+	case errors.As(err, &corrupt), errors.Is(err, keyring.ErrKeyLost), errors.Is(err, keyring.ErrCorrupt):
+		v.state, v.remedy, v.next = status.NotLoggedIn, "run `culvert login`", nextLogin
+	case errors.Is(err, keyring.ErrUnavailable):
+		v.remedy = "unlock the system's keyring; the next stream tries again"
+	case errors.Is(err, certstore.ErrNewer):
+		v.remedy = "use the newer culvert"
+	}
+	return v
 }
 
 // renewFirst renews a certificate that no gateway takes any more.
