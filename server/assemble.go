@@ -95,9 +95,9 @@ func (s *Server) assembleFront(enrolment http.Handler) error {
 
 func (s *Server) gauges() {
 	s.metrics.gauge("culvert_connections", "Open connections on the one port.", func() float64 { return float64(s.front.open.Load()) })
-	s.metrics.gauge("culvert_handshakes", "TLS handshakes under way.", func() float64 { return float64(s.front.handshakes.len()) })
+	s.metrics.gauge("culvert_handshakes_pending", "TLS handshakes under way.", func() float64 { return float64(s.front.handshakes.len()) })
 	s.metrics.gauge("culvert_https_connections", "Open HTTPS connections.", func() float64 { return float64(s.web.open.Load()) })
-	s.metrics.gauge("culvert_issuing_certificate_expiry_seconds", "When the issuing certificate ends, in seconds since 1970.",
+	s.metrics.gauge("culvert_issuing_certificate_expiry_timestamp_seconds", "When the issuing certificate ends, in seconds since 1970.",
 		func() float64 { return float64(s.authority.Issuing().NotAfter.Unix()) })
 	s.metrics.gauge("culvert_audit_failing", "1 while audit records cannot be written.", func() float64 {
 		if s.audit.Status().Err != nil {

@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -20,11 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/testenv"
-	"github.com/culvert-vpn/culvert/server/store"
-	"github.com/culvert-vpn/culvert/tunnel"
-	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
 func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
@@ -300,98 +295,6 @@ func TestInitRefusesWhatWouldNotStart(t *testing.T) {
 				t.Error("something was written")
 			}
 		})
-	}
-}
-
-// A lock, from wherever it comes into the database, ends live sessions within a second.
-func TestLockCutsLiveSession(t *testing.T) {
-	i := everything(t, nil)
-	r := i.serve(Options{})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	e := mustLogin(t, r, "ada")
-	session, err := e.up(ctx, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer session.Close()
-	stream, err := session.Open(ctx, wire.Target{Kind: "tcp", Service: "echo"}, tunnel.OpenOptions{Wait: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(e.cert.Certificate[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	lock := store.Lock{ID: "l1", Kind: store.LockCertificate, Target: string(auth.SerialOf(leaf)), Message: "laptop was stolen", Author: "root-admin"}
-	if _, err := r.store.AddLock(ctx, lock); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadAll(stream); err == nil {
-		t.Error("the stream ended cleanly")
-	}
-	<-session.Done()
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("the cut took %s, want at most 1s", took)
-	}
-	var end *wire.Termination
-	if !errors.As(session.Err(), &end) || end.Code != wire.TerminateLocked || end.Reason != "laptop was stolen" {
-		t.Errorf("the client learned %v", session.Err())
-	}
-	if _, err := e.up(ctx, r); !errors.As(err, &end) || end.Code != wire.TerminateLocked {
-		t.Errorf("a new tunnel: %v", err)
-	}
-}
-
-func TestDrainCutsStreamsAtTheDeadline(t *testing.T) {
-	i := everything(t, func(cfg *Config) { cfg.DrainTimeout = 300 * time.Millisecond })
-	r := i.serve(Options{})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	session, err := mustLogin(t, r, "ada").up(ctx, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer session.Close()
-	stream, err := session.Open(ctx, wire.Target{Kind: "tcp", Service: "echo"}, tunnel.OpenOptions{Wait: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := echo(ctx, stream); err != nil {
-		t.Fatal(err)
-	}
-	var drain *DrainError
-	if err := r.stop(); !errors.As(err, &drain) || drain.Step != StepStreams {
-		t.Errorf("Serve returned %v, want the step that ran out", err)
-	}
-	if text := auditText(t, i); !strings.Contains(text, `"stream.close"`) || !strings.Contains(text, `"gateway.stop"`) || !strings.Contains(text, `"log.closed"`) {
-		t.Errorf("the audit log is not closed:\n%s", text)
-	}
-}
-
-func TestHurryUpEndsTheDrain(t *testing.T) {
-	i := everything(t, func(cfg *Config) { cfg.DrainTimeout = time.Hour })
-	r := i.serve(Options{})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	session, err := mustLogin(t, r, "ada").up(ctx, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer session.Close()
-	if _, err := session.Open(ctx, wire.Target{Kind: "tcp", Service: "echo"}, tunnel.OpenOptions{Wait: true}); err != nil {
-		t.Fatal(err)
-	}
-	r.cancel()
-	eventually(t, "the client is told", func() bool { _, told := session.Draining(); return told })
-	if r.Readiness(ctx).Ready {
-		t.Error("ready while it drains")
-	}
-	r.HurryUp()
-	var drain *DrainError
-	if err := r.stop(); !errors.As(err, &drain) {
-		t.Errorf("Serve returned %v", err)
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/culvert-vpn/culvert/auth/oidc"
 	"github.com/culvert-vpn/culvert/internal/testenv"
 	"github.com/culvert-vpn/culvert/server/policy"
@@ -298,6 +300,20 @@ func TestHTTPSHeadersAndPages(t *testing.T) {
 			if resp.Header.Get(header) == "" {
 				t.Errorf("%s: no header %s", path, header)
 			}
+		}
+	}
+}
+
+// Names and help texts as Prometheus wants them.
+func TestMetricsAreWellNamed(t *testing.T) {
+	r := everything(t, nil).serve(Options{})
+	problems, err := testutil.GatherAndLint(r.metrics.registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "culvert_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
 		}
 	}
 }
