@@ -186,7 +186,7 @@ func (s *Session) outbound(f frame) {
 	switch {
 	case mute:
 	case fin:
-		s.out.ordered(f)
+		s.out.control(f)
 	default:
 		s.out.lazily(f) // an OpenRequest, or its reply, follows
 	}

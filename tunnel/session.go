@@ -75,7 +75,8 @@ func newSession(sock *Socket, tc *tls.Conn, cfg config, server bool) (*Session, 
 		lingering: make(map[uint32]*Stream),
 		refused:   make(map[uint32]int),
 	}
-	s.out = &frameWriter{dst: tc, sock: sock, run: s.start, fail: s.fail, done: s.done, inBulk: make(map[uint32]struct{})}
+	s.out = &frameWriter{dst: tc, sock: sock, run: s.start, fail: s.fail, done: s.done}
+	sock.gather(s.start, s.out.room, s.out.broken)
 	s.flow = flowControl{limits: cfg.limits, out: s.out}
 	s.ctl = newControl(s)
 	sock.lastRead.Store(sock.since())

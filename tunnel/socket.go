@@ -10,39 +10,47 @@ import (
 
 const (
 	readSize = 128 << 10 // one read of the socket
-	holdSize = 128 << 10 // gathered before one write of the socket
-	// Room for one more TLS record (16 KiB and its overhead) behind a gathered write.
-	holdCap = holdSize + 17<<10
+	// sendCap is what a borrowed buffer for ciphertext holds: the queue of the frame writer and one frame more.
+	sendCap = bulkQueue + 80<<10
 )
 
 // Socket is the connection below TLS. It reads in pieces of up to 128 KiB, borrows the buffer for that only while there is
-// something to read, and gathers several TLS records for one write. Options that help a tunnel are set where the system has
+// something to read, and sends several TLS records in one system call. Options that help a tunnel are set where the system has
 // them (TCP_NOTSENT_LOWAT, BBR). It is a net.Conn, to be used by one tls.Conn.
 type Socket struct {
 	net.Conn
 	raw syscall.RawConn // nil where the connection cannot be read and written without blocking
 
 	// Used by the reader alone.
-	in    *readBuffer
-	r, w  int
-	spare [64]byte // kept for connections without raw
+	in     *readBuffer
+	r, w   int
+	try    func(fd uintptr) bool // tryRead, made once
+	tryN   int
+	tryErr error
 
 	lastRead  atomic.Int64 // nanoseconds since base
 	readBytes atomic.Int64
 	sentBytes atomic.Int64
 	writing   atomic.Int64 // when the write that is going on began, since base; 0: none
+	waiting   atomic.Int64 // ciphertext that has not been handed to the system
 	base      time.Time
 
-	mu   sync.Mutex
-	held bool // records are gathered in out
-	out  []byte
+	// Set by gather, before anything else writes.
+	run    func(func())
+	room   func()
+	broken func(error)
+
+	mu       sync.Mutex
+	gathers  bool
+	out      []byte // ciphertext that nobody is sending yet
+	flushing bool   // somebody sends what was in out before
 }
 
 type readBuffer struct{ bytes [readSize]byte }
 
 var (
 	readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
-	holdBuffers = sync.Pool{New: func() any { b := make([]byte, 0, holdCap); return &b }}
+	sendBuffers = sync.Pool{New: func() any { b := make([]byte, 0, sendCap); return &b }}
 )
 
 // NewSocket wraps conn, which nobody else reads or writes from here on. It sets socket options when conn is a *net.TCPConn.
@@ -102,92 +110,113 @@ func (s *Socket) noteRead(n int, err error) (int, error) {
 	return n, err
 }
 
-// Write implements net.Conn. Between hold and flush it gathers.
+// gather makes Write gather what push then sends. run starts the goroutine that sends when the system does not take everything at
+// once, room is called when something has left, broken when nothing more will.
+func (s *Socket) gather(run func(func()), room func(), broken func(error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.run, s.room, s.broken, s.gathers = run, room, broken, true
+}
+
+// Write implements net.Conn. After gather it never waits.
 func (s *Socket) Write(p []byte) (int, error) {
 	s.mu.Lock()
-	if !s.held {
+	if !s.gathers {
 		s.mu.Unlock()
-		return len(p), s.send(p)
+		n, err := s.Conn.Write(p)
+		s.sentBytes.Add(int64(n))
+		return n, err
 	}
+	defer s.mu.Unlock()
 	if s.out == nil {
-		s.out = *holdBuffers.Get().(*[]byte)
+		s.out = *sendBuffers.Get().(*[]byte)
 	}
 	s.out = append(s.out, p...)
-	full := len(s.out) >= holdSize
-	s.mu.Unlock()
-	if full {
-		return len(p), s.drain()
-	}
+	s.waiting.Add(int64(len(p)))
 	return len(p), nil
 }
 
-// hold begins to gather. One goroutine at a time holds, and ends with flush or tryFlush.
-func (s *Socket) hold() {
-	s.mu.Lock()
-	s.held = true
-	s.mu.Unlock()
-}
+// queued is how much has been gathered and not been handed to the system.
+func (s *Socket) queued() int { return int(s.waiting.Load()) }
 
-// flush writes what was gathered, and waits for it.
-func (s *Socket) flush() error {
-	for {
-		if err := s.drain(); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		if len(s.out) == 0 {
-			s.held = false
-			s.mu.Unlock()
-			return nil
-		}
-		s.mu.Unlock() // TLS itself wrote meanwhile (a key update)
-	}
-}
-
-// drain writes what is gathered at this moment. Gathering goes on meanwhile.
-func (s *Socket) drain() error {
-	s.mu.Lock()
-	out := s.out
-	s.out = nil
-	s.mu.Unlock()
+// push sees to it that what was gathered leaves: as far as the system takes it at once on the caller's goroutine, and otherwise on one
+// that waits for the system.
+func (s *Socket) push() {
+	out := s.take()
 	if out == nil {
-		return nil
+		return
 	}
-	err := s.send(out)
-	out = out[:0]
-	holdBuffers.Put(&out)
-	return err
+	left := out
+	if s.raw != nil {
+		n, err := tryWrite(s.raw, out)
+		s.sent(n)
+		if err != nil {
+			s.broken(err)
+			return
+		}
+		left = out[n:]
+	}
+	if len(left) == 0 {
+		recycle(out)
+		s.room()
+		if out = s.next(); out == nil {
+			return
+		}
+		left = out // others have gathered meanwhile: theirs are not this caller's to wait for
+	}
+	s.run(func() { s.flush(out, left) })
 }
 
-func (s *Socket) send(p []byte) error {
-	s.writing.Store(s.since() | 1)
-	n, err := s.Conn.Write(p)
-	s.writing.Store(0)
-	s.sentBytes.Add(int64(n))
-	return err
-}
-
-// tryFlush writes what was gathered as far as the system takes it without waiting. done is false when something is left: then
-// the socket stays held, and the caller sees to it that flush is called. Only where canTry.
-func (s *Socket) tryFlush() (done bool, err error) {
+// take begins to send what was gathered, unless somebody is sending.
+func (s *Socket) take() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.out) > 0 {
-		n, err := tryWrite(s.raw, s.out)
-		s.sentBytes.Add(int64(n))
-		if err != nil {
-			return false, err
-		}
-		if n < len(s.out) {
-			s.out = s.out[:copy(s.out, s.out[n:])]
-			return false, nil
-		}
-		out := s.out[:0]
-		holdBuffers.Put(&out)
-		s.out = nil
+	if s.flushing || len(s.out) == 0 {
+		return nil
 	}
-	s.held = false
-	return true, nil
+	s.flushing = true
+	out := s.out
+	s.out = nil
+	return out
 }
 
-func (s *Socket) canTry() bool { return s.raw != nil }
+// next takes what was gathered while the caller was sending; nil ends the sending.
+func (s *Socket) next() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.out
+	s.out = nil
+	s.flushing = out != nil
+	return out
+}
+
+// flush sends left, the rest of out, and all that is gathered meanwhile, and waits for the system.
+func (s *Socket) flush(out, left []byte) {
+	for out != nil {
+		s.writing.Store(s.since() | 1)
+		n, err := s.Conn.Write(left)
+		s.writing.Store(0)
+		s.sent(n)
+		recycle(out)
+		if err != nil {
+			s.broken(err)
+			return
+		}
+		s.room()
+		out = s.next()
+		left = out
+	}
+	s.room() // nothing is left
+}
+
+func (s *Socket) sent(n int) {
+	s.sentBytes.Add(int64(n))
+	s.waiting.Add(-int64(n))
+}
+
+func recycle(out []byte) {
+	if cap(out) <= 2*sendCap {
+		out = out[:0]
+		sendBuffers.Put(&out)
+	}
+}

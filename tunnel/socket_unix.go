@@ -19,28 +19,15 @@ func rawConn(tcp *net.TCPConn) syscall.RawConn {
 
 // fill reads into a borrowed buffer. While the socket is empty, nothing is borrowed.
 func (s *Socket) fill() error {
-	var n int
-	var sysErr error
-	err := s.raw.Read(func(fd uintptr) bool {
-		s.in = readBuffers.Get().(*readBuffer)
-		for {
-			n, sysErr = syscall.Read(int(fd), s.in.bytes[:])
-			if sysErr != syscall.EINTR {
-				break
-			}
-		}
-		if sysErr == syscall.EAGAIN {
-			readBuffers.Put(s.in)
-			s.in = nil
-			return false
-		}
-		return true
-	})
+	if s.try == nil {
+		s.try = s.tryRead
+	}
+	err := s.raw.Read(s.try)
 	switch {
 	case err != nil:
-	case sysErr != nil:
-		err = &net.OpError{Op: "read", Net: "tcp", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: os.NewSyscallError("read", sysErr)}
-	case n == 0:
+	case s.tryErr != nil:
+		err = &net.OpError{Op: "read", Net: "tcp", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: os.NewSyscallError("read", s.tryErr)}
+	case s.tryN == 0:
 		err = io.EOF
 	}
 	if err != nil {
@@ -50,9 +37,26 @@ func (s *Socket) fill() error {
 		}
 		return err
 	}
-	s.r, s.w = 0, n
-	_, _ = s.noteRead(n, nil)
+	s.r, s.w = 0, s.tryN
+	_, _ = s.noteRead(s.tryN, nil)
 	return nil
+}
+
+// tryRead reads what is there; false asks to be called again when the socket is readable.
+func (s *Socket) tryRead(fd uintptr) bool {
+	s.in = readBuffers.Get().(*readBuffer)
+	for {
+		s.tryN, s.tryErr = syscall.Read(int(fd), s.in.bytes[:])
+		if s.tryErr != syscall.EINTR {
+			break
+		}
+	}
+	if s.tryErr == syscall.EAGAIN {
+		readBuffers.Put(s.in)
+		s.in = nil
+		return false
+	}
+	return true
 }
 
 // tryWrite writes what the system takes at once, possibly nothing.

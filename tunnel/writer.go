@@ -2,30 +2,34 @@ package tunnel
 
 import (
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
 const (
-	// bulkSize bounds the frames that wait while as many are being written: a double buffer.
-	bulkSize = 128 << 10
-	// smallFrame is the largest payload that overtakes bulk of other streams.
+	// smallFrame is the largest payload that overtakes the bulk of other streams.
 	smallFrame = 1400
-	// inlineSize is the largest frame that may leave on its caller's goroutine.
-	inlineSize = 16 << 10
-	// expressSize is where small frames wait like others; expressLimit is where a peer that makes us answer and does not
-	// read our answers loses the session.
-	expressSize  = 64 << 10
-	expressLimit = 512 << 10
+	// bulkQueue is how much ciphertext may wait for the socket before records wait, and twice that before small frames do.
+	bulkQueue = 128 << 10
+	// answerLimit is where a peer that makes us answer, and does not read the answers, loses the session.
+	answerLimit = 512 << 10
+	// tlsRecord is the payload of a full TLS record (RFC 8446 section 5.1).
+	tlsRecord = 16 << 10
+	// pendingSize is what a borrowed buffer of pending frames holds.
+	pendingSize = 2 * tlsRecord
+	// controlID is the number of the control stream, the first that a client opens.
+	controlID = 1
 )
 
-// frameWriter puts frames on the TLS connection. A frame is never cut and never delayed by the stream that it belongs to: who
-// calls data has the credit for it. Frames of one stream keep their order; a small frame of a stream that has nothing waiting
-// overtakes the bulk of others. It is safe for concurrent use.
+// frameWriter puts frames on the TLS connection, each whole and in the order of the calls for one stream. It is safe for concurrent
+// use.
 //
-// A small frame that finds nobody writing leaves at once on the caller's goroutine, as far as the socket takes it without
-// waiting. Everything else gathers while one goroutine writes what was gathered before.
+// One caller at a time has the turn to encrypt, on its own goroutine, which never waits for the socket: ciphertext gathers in the
+// Socket, which sends it at once as far as the system takes it, and otherwise in large pieces from a goroutine of its own. Frames that
+// are small do not wait for their turn: they gather in pending, which whoever has the turn sends too. Full records wait, in the order
+// of their calls, while too much ciphertext is queued.
 type frameWriter struct {
 	dst  io.Writer // the TLS connection
 	sock *Socket
@@ -34,77 +38,14 @@ type frameWriter struct {
 	done <-chan struct{} // the session has ended
 
 	mu      sync.Mutex
-	express []byte
-	bulk    []byte
-	inBulk  map[uint32]struct{} // streams with a frame in bulk
-	busy    bool                // somebody writes to dst
-	room    chan struct{}       // closed when bulk was taken; nil while nobody waits
-	idle    chan struct{}       // closed when everything has left; nil while nobody waits
+	pending []byte          // small frames for whoever encrypts next
+	busy    bool            // somebody has the turn
+	waiters []chan struct{} // who waits for the turn and for room, oldest first
+	drain   []chan struct{} // closed when nothing is left
 	err     error
-
-	scratch []byte // of the inline writer; guarded by busy
 }
 
-var bulkBuffers = sync.Pool{New: func() any { b := make([]byte, 0, bulkSize+frameSize+wire.HeaderSize+wire.MaxPayload); return &b }}
-
-// control sends frames without a body, in front of bulk. It never waits.
-func (w *frameWriter) control(frames ...frame) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, f := range frames {
-		w.express = f.append(w.express)
-	}
-	w.checkExpressLocked()
-	w.wakeLocked()
-}
-
-// lazily sends a frame together with whatever is sent next.
-func (w *frameWriter) lazily(f frame) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.express = f.append(w.express)
-	w.checkExpressLocked()
-}
-
-// ordered sends a frame without a body behind what its stream sent before.
-func (w *frameWriter) ordered(f frame) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if _, behind := w.inBulk[f.id]; behind {
-		w.bulk = f.append(w.bulk)
-	} else {
-		w.express = f.append(w.express)
-	}
-	w.wakeLocked()
-}
-
-// controlID is the number of the control stream, the first that a client opens.
-const controlID = 1
-
-// reset sends the RST of a stream, behind its data and behind the control message that says why. Nothing of the stream follows.
-func (w *frameWriter) reset(id uint32, muted *bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if muted != nil {
-		*muted = true
-	}
-	f := frame{kind: frameWindow, flags: flagRST, id: id}
-	_, data := w.inBulk[id]
-	_, reason := w.inBulk[controlID]
-	if data || reason {
-		w.bulk = f.append(w.bulk)
-	} else {
-		w.express = f.append(w.express)
-	}
-	w.wakeLocked()
-}
-
-func (w *frameWriter) checkExpressLocked() {
-	if len(w.express) > expressLimit && w.err == nil {
-		w.err = protocolError("it does not read the answers that it asks for")
-		w.run(func() { w.fail(w.err) })
-	}
-}
+var pendingBuffers = sync.Pool{New: func() any { b := make([]byte, 0, pendingSize); return &b }}
 
 // outgoing is one record, or a control message, for data.
 type outgoing struct {
@@ -118,202 +59,211 @@ type outgoing struct {
 // size is the length of the frame's body.
 func (o *outgoing) size() int { return wire.HeaderSize + len(o.payload) }
 
-func (o *outgoing) append(dst []byte) []byte {
+// appendHead appends the frame's header and the record's.
+func (o *outgoing) appendHead(dst []byte) []byte {
 	dst = frame{kind: frameData, id: o.id, length: uint32(o.size())}.append(dst)
-	dst = append(dst, o.header[:]...)
-	return append(dst, o.payload...)
+	return append(dst, o.header[:]...)
 }
 
-// data sends one record as one frame. It returns when the frame was copied, or errStop when stop or dead ends the wait for room.
-// Once a frame was taken it leaves whole, or the session ends.
+// control sends frames without a body. It never waits.
+func (w *frameWriter) control(frames ...frame) {
+	w.mu.Lock()
+	for _, f := range frames {
+		w.pendLocked(f)
+	}
+	w.sendPendingAndUnlock()
+}
+
+// lazily sends a frame together with whatever is sent next.
+func (w *frameWriter) lazily(f frame) {
+	w.mu.Lock()
+	w.pendLocked(f)
+	w.mu.Unlock()
+}
+
+// reset sends the RST of a stream. Nothing of the stream follows.
+func (w *frameWriter) reset(id uint32, muted *bool) {
+	w.mu.Lock()
+	if muted != nil {
+		*muted = true
+	}
+	w.pendLocked(frame{kind: frameWindow, flags: flagRST, id: id})
+	w.sendPendingAndUnlock()
+}
+
+func (w *frameWriter) pendLocked(f frame) {
+	if w.err != nil {
+		return
+	}
+	w.pending = f.append(w.borrowedLocked())
+	if w.sock.queued()+len(w.pending) > answerLimit {
+		w.failLocked(protocolError("it does not read the answers that it asks for"))
+	}
+}
+
+func (w *frameWriter) borrowedLocked() []byte {
+	if w.pending == nil {
+		w.pending = *pendingBuffers.Get().(*[]byte)
+	}
+	return w.pending
+}
+
+// data sends one record as one frame. It returns when the record was encrypted or copied, or errStop when stop or dead ends the
+// wait for room. Once a frame was taken it leaves whole, or the session ends.
 func (w *frameWriter) data(o *outgoing, stop, dead <-chan struct{}) error {
 	w.mu.Lock()
-	for w.err == nil && !*o.muted && !w.fitsLocked(o) {
-		room := w.roomLocked()
+	small := len(o.payload) <= smallFrame
+	if err := w.waitLocked(o, small, stop, dead); err != nil {
 		w.mu.Unlock()
-		select {
-		case <-room:
-		case <-stop:
-			return errStop
-		case <-dead:
-			return errStop
-		case <-w.done:
+		return err
+	}
+	if small {
+		w.pending = append(o.appendHead(w.borrowedLocked()), o.payload...)
+		if o.cork {
+			w.mu.Unlock()
+			return nil
 		}
-		w.mu.Lock()
+		return w.sendPendingAndUnlock()
 	}
-	if w.err != nil {
-		defer w.mu.Unlock()
-		return w.err
-	}
-	if *o.muted {
-		defer w.mu.Unlock()
-		return errStop
-	}
-	if !w.busy && !o.cork && len(w.bulk) == 0 && len(w.express)+o.size() <= inlineSize && w.sock.canTry() {
-		return w.inlineAndUnlock(o)
-	}
-	defer w.mu.Unlock()
-	if w.isExpressLocked(o) {
-		w.express = o.append(w.express)
-	} else {
-		w.appendBulkLocked(o)
-	}
-	if !o.cork {
-		w.wakeLocked()
-	}
-	return nil
+	return w.sendLargeAndUnlock(o)
 }
 
-func (w *frameWriter) isExpressLocked(o *outgoing) bool {
-	_, behind := w.inBulk[o.id]
-	return !behind && len(o.payload) <= smallFrame
+// waitLocked waits until the record may be sent: a small one for room, any other one for room and its turn. A corked record is the end
+// of a stream, and does not wait.
+func (w *frameWriter) waitLocked(o *outgoing, small bool, stop, dead <-chan struct{}) error {
+	first := true
+	for {
+		switch {
+		case w.err != nil:
+			return w.err
+		case *o.muted:
+			return errStop
+		case small && (o.cork || w.sock.queued() < 2*bulkQueue):
+			return nil
+		case !small && !w.busy && w.sock.queued() < bulkQueue && (!first || len(w.waiters) == 0):
+			return nil
+		}
+		first = false
+		if err := w.sleepLocked(stop, dead); err != nil {
+			return err
+		}
+	}
 }
 
-func (w *frameWriter) fitsLocked(o *outgoing) bool {
-	if o.cork {
-		return true // the end of a stream: it never waits
-	}
-	if w.isExpressLocked(o) {
-		return len(w.express) < expressSize
-	}
-	return len(w.bulk) == 0 || len(w.bulk)+frameSize+o.size() <= bulkSize
-}
-
-func (w *frameWriter) roomLocked() <-chan struct{} {
-	if w.room == nil {
-		w.room = make(chan struct{})
-	}
-	return w.room
-}
-
-func (w *frameWriter) appendBulkLocked(o *outgoing) {
-	if w.bulk == nil {
-		w.bulk = *bulkBuffers.Get().(*[]byte)
-	}
-	w.bulk = o.append(w.bulk)
-	w.inBulk[o.id] = struct{}{}
-}
-
-// inlineAndUnlock sends what is in express and then o, on this goroutine.
-func (w *frameWriter) inlineAndUnlock(o *outgoing) error {
-	w.busy = true
-	w.scratch = o.append(append(w.scratch[:0], w.express...))
-	w.express = w.express[:0]
+// sleepLocked waits until wakeLocked finds this caller, without the lock.
+func (w *frameWriter) sleepLocked(stop, dead <-chan struct{}) error {
+	turn := make(chan struct{})
+	w.waiters = append(w.waiters, turn)
 	w.mu.Unlock()
-
-	w.sock.hold()
-	_, err := w.dst.Write(w.scratch)
-	left := false
-	if err == nil {
-		var done bool
-		done, err = w.sock.tryFlush()
-		left = !done
-	}
-	if cap(w.scratch) > 2*smallFrame {
-		w.scratch = nil // an idle session keeps nothing
+	err := errStop
+	select {
+	case <-turn:
+		err = nil
+	case <-stop:
+	case <-dead:
+	case <-w.done:
 	}
 	w.mu.Lock()
+	if err != nil {
+		if i := slices.Index(w.waiters, turn); i >= 0 {
+			w.waiters = slices.Delete(w.waiters, i, i+1)
+		} else {
+			w.wakeLocked() // it was this one's turn: the next
+		}
+		if w.err != nil {
+			err = w.err
+		}
+	}
+	return err
+}
+
+// wakeLocked wakes the oldest waiter when the turn is free and there is room.
+func (w *frameWriter) wakeLocked() {
+	if len(w.waiters) == 0 || (w.err == nil && (w.busy || w.sock.queued() >= bulkQueue)) {
+		return
+	}
+	close(w.waiters[0])
+	w.waiters = slices.Delete(w.waiters, 0, 1)
+}
+
+// room is called by the Socket when ciphertext has left.
+func (w *frameWriter) room() {
+	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.wakeLocked()
+	w.drainedLocked()
+}
+
+// sendLargeAndUnlock has the turn: it encrypts what is pending and the record. The pending frames and the first part of the payload make
+// full TLS records; the rest is encrypted from where it lies.
+func (w *frameWriter) sendLargeAndUnlock(o *outgoing) error {
+	w.busy = true
+	head := o.appendHead(w.borrowedLocked())
+	k := min((tlsRecord-len(head)%tlsRecord)%tlsRecord, len(o.payload))
+	head = append(head, o.payload[:k]...)
+	w.pending = nil
+	w.mu.Unlock()
+	_, err := w.dst.Write(head)
+	if err == nil && k < len(o.payload) {
+		_, err = w.dst.Write(o.payload[k:])
+	}
+	giveBack(head)
+	w.mu.Lock()
+	return w.releaseAndUnlock(err)
+}
+
+// sendPendingAndUnlock encrypts what is pending, or leaves it to whoever has the turn.
+func (w *frameWriter) sendPendingAndUnlock() error {
+	if w.busy || len(w.pending) == 0 || w.err != nil {
+		err := w.err
+		w.mu.Unlock()
+		return err
+	}
+	w.busy = true
+	return w.releaseAndUnlock(nil)
+}
+
+// releaseAndUnlock encrypts what became pending meanwhile, gives the turn away, and lets the Socket send.
+func (w *frameWriter) releaseAndUnlock(err error) error {
+	for err == nil && len(w.pending) > 0 {
+		pending := w.pending
+		w.pending = nil
+		w.mu.Unlock()
+		_, err = w.dst.Write(pending)
+		giveBack(pending)
+		w.mu.Lock()
+	}
 	w.busy = false
 	if err != nil {
 		w.failLocked(err)
-		return err
 	}
-	if left || len(w.bulk) > 0 || len(w.express) > 0 {
-		w.startLocked()
-	} else {
-		w.idleLocked()
-	}
-	return nil
+	w.wakeLocked()
+	w.mu.Unlock()
+	w.sock.push()
+	return err
 }
 
-// wakeLocked sees to it that what was gathered leaves.
-func (w *frameWriter) wakeLocked() {
-	if !w.busy && w.err == nil {
-		w.startLocked()
+func giveBack(pending []byte) {
+	if cap(pending) <= 2*pendingSize {
+		pending = pending[:0]
+		pendingBuffers.Put(&pending)
 	}
 }
 
-func (w *frameWriter) startLocked() {
-	w.busy = true
-	w.run(w.flush)
-}
-
-// flush writes until nothing is left.
-func (w *frameWriter) flush() {
-	for {
-		w.mu.Lock()
-		express, bulk := w.takeLocked()
-		if express == nil && bulk == nil && w.err == nil {
-			// What an inline writer left in the socket comes before the end.
-			w.mu.Unlock()
-			err := w.sock.flush()
-			w.mu.Lock()
-			if err != nil {
-				w.failLocked(err)
-			} else if len(w.express) > 0 || len(w.bulk) > 0 {
-				w.mu.Unlock()
-				continue
-			}
-			w.busy = false
-			w.idleLocked()
-		}
-		stop := w.err != nil || !w.busy
-		w.mu.Unlock()
-		if stop {
-			return
-		}
-		if err := w.write(express, bulk); err != nil {
-			w.mu.Lock()
-			w.failLocked(err)
-			w.mu.Unlock()
-			return
-		}
-	}
-}
-
-func (w *frameWriter) takeLocked() (express, bulk []byte) {
-	if len(w.express) > 0 {
-		express, w.express = w.express, nil
-	}
-	if len(w.bulk) > 0 {
-		bulk, w.bulk = w.bulk, nil
-		clear(w.inBulk)
-	}
-	if w.room != nil {
-		close(w.room)
-		w.room = nil
-	}
-	return express, bulk
-}
-
-func (w *frameWriter) write(express, bulk []byte) error {
-	w.sock.hold()
-	var err error
-	if len(express) > 0 {
-		_, err = w.dst.Write(express)
-	}
-	if len(bulk) > 0 && err == nil {
-		_, err = w.dst.Write(bulk)
-	}
-	if bulk != nil {
-		bulk = bulk[:0]
-		bulkBuffers.Put(&bulk)
-	}
-	if err != nil {
-		return err
-	}
-	return w.sock.flush()
-}
-
-// failLocked ends writing for good.
+// failLocked ends writing for good, and the session with it.
 func (w *frameWriter) failLocked(err error) {
 	if w.err == nil {
 		w.err = err
 		w.run(func() { w.fail(err) })
 	}
-	w.busy = false
-	w.idleLocked()
+	w.drainedLocked()
+}
+
+// broken is called by the Socket when the system refused to send.
+func (w *frameWriter) broken(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.failLocked(connectionLost(err))
 }
 
 // close makes every later call fail with err.
@@ -323,29 +273,26 @@ func (w *frameWriter) close(err error) {
 	if w.err == nil {
 		w.err = err
 	}
-	w.idleLocked()
+	w.drainedLocked()
 }
 
-func (w *frameWriter) idleLocked() {
-	if w.idle != nil {
-		close(w.idle)
-		w.idle = nil
+// drainedLocked tells those who wait for it that everything has been handed to the system, or never will be.
+func (w *frameWriter) drainedLocked() {
+	if w.err == nil && (w.busy || len(w.pending) > 0 || w.sock.queued() > 0) {
+		return
 	}
+	for _, c := range w.drain {
+		close(c)
+	}
+	w.drain = nil
 }
 
 // drained returns a channel that is closed when everything given so far has been handed to the system.
 func (w *frameWriter) drained() <-chan struct{} {
+	c := make(chan struct{})
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.busy && len(w.express) == 0 && len(w.bulk) == 0 || w.err != nil {
-		c := make(chan struct{})
-		close(c)
-		return c
-	}
-	if w.idle == nil {
-		w.idle = make(chan struct{})
-	}
-	idle := w.idle
-	w.wakeLocked()
-	return idle
+	w.drain = append(w.drain, c)
+	_ = w.sendPendingAndUnlock()
+	w.room()
+	return c
 }
