@@ -63,45 +63,57 @@ func (p *program) serve(flags map[string]*pflag.Flag) error {
 	log := newLogger(p.err, cfg.Log, level)
 	ctx, drain := context.WithCancel(context.Background())
 	defer drain()
+	// Before New: a signal during the start waits, and does not kill.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
+	defer signal.Stop(signals)
 	log.Info("culvert-gateway starts", "version", buildinfo.Version(), "pid", os.Getpid(), "config", p.config)
 	srv, err := server.New(ctx, *cfg, server.Options{Logger: log, LogLevel: level, Reread: reread})
 	if err != nil {
 		return err
 	}
-	defer handleSignals(ctx, log, srv, drain)()
+	defer handleSignals(ctx, signals, log, srv, drain)()
 	return srv.Serve(ctx)
 }
 
 // handleSignals acts on SIGHUP, SIGTERM and SIGINT until the function that it
 // returns is called.
-func handleSignals(ctx context.Context, log *slog.Logger, srv *server.Server, drain context.CancelFunc) (stop func()) {
-	signals, done := make(chan os.Signal, 4), make(chan struct{})
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
+func handleSignals(ctx context.Context, signals <-chan os.Signal, log *slog.Logger, srv *server.Server, drain context.CancelFunc) (stop func()) {
+	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		draining := false
-		for s := range signals {
-			switch {
-			case s == syscall.SIGHUP:
-				log.Info("SIGHUP: reloading")
-				if err := srv.Reload(ctx); err == nil {
-					log.Info("reloaded")
-				}
-			case !draining:
-				draining = true
-				log.Info("draining; a second signal ends it at once", "signal", s.String())
-				drain()
-			default:
-				log.Warn("second signal: stopping at once", "signal", s.String())
-				srv.HurryUp()
+		for draining := false; ; {
+			select {
+			case <-quit:
+				return
+			case s := <-signals:
+				draining = handleSignal(ctx, s, draining, log, srv, drain)
 			}
 		}
 	}()
 	return func() {
-		signal.Stop(signals)
-		close(signals)
+		close(quit)
 		<-done
 	}
+}
+
+// handleSignal returns whether the gateway drains from now on.
+func handleSignal(ctx context.Context, s os.Signal, draining bool, log *slog.Logger, srv *server.Server, drain context.CancelFunc) bool {
+	switch {
+	case s == syscall.SIGHUP:
+		log.Info("SIGHUP: reloading")
+		if err := srv.Reload(ctx); err == nil {
+			log.Info("reloaded")
+		}
+		return draining
+	case !draining:
+		log.Info("draining; a second signal ends it at once", "signal", s.String())
+		drain()
+	default:
+		log.Warn("second signal: stopping at once", "signal", s.String())
+		srv.HurryUp()
+	}
+	return true
 }
 
 func newLogger(w io.Writer, cfg server.LogConfig, level *slog.LevelVar) *slog.Logger {
