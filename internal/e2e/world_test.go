@@ -81,6 +81,7 @@ providers:
   - name: corp
     issuer: %q
     client_id: culvert
+    extra_auth_params: {prompt: consent} # this provider gives a refresh token only then (OpenID Connect Core, section 11)
 %s%s`, g.listen, cfg.issuer, cfg.providers, cfg.extra)
 	if err := os.WriteFile(g.config(), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
