@@ -2,9 +2,7 @@ package oidc
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -12,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/oauth2"
 )
 
 // Tokens is what a token endpoint gave. Every field but AccessToken may be empty.
@@ -25,17 +25,11 @@ type Tokens struct {
 	Expiry time.Time
 }
 
-// NewVerifier makes a PKCE code verifier, and NewState a state: 256 random bits each, base64url.
-func NewCodeVerifier() Secret { return Secret(randomText()) }
+// NewCodeVerifier makes a PKCE code verifier of 256 random bits, base64url.
+func NewCodeVerifier() Secret { return Secret(oauth2.GenerateVerifier()) }
 
-// NewState makes an unguessable state for one login.
-func NewState() string { return randomText() }
-
-func randomText() string {
-	var b [32]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	return base64.RawURLEncoding.EncodeToString(b[:])
-}
+// NewState makes an unguessable state for one login, of as many bits.
+func NewState() string { return oauth2.GenerateVerifier() }
 
 // AuthRequest are the values of one authorization request.
 type AuthRequest struct {
@@ -54,59 +48,103 @@ type AuthRequest struct {
 // AuthCodeURL returns the URL to open in a browser (OpenID Connect Core 1.0 section 3.1.2.1, PKCE of RFC 7636
 // with S256).
 func (p *Provider) AuthCodeURL(r AuthRequest) string {
-	u, err := url.Parse(p.meta.AuthURL)
-	if err != nil { // checked by Discover
-		return ""
-	}
-	q := u.Query()
-	for _, name := range slices.Sorted(maps.Keys(p.settings.ExtraAuthParams)) {
-		q.Set(name, p.settings.ExtraAuthParams[name])
-	}
+	endpoint, params := p.authEndpoint()
+	maps.Copy(params, p.settings.ExtraAuthParams) // none of those that the flow sets: ClientSettings.Validate
 	if step := p.settings.StepUp; r.StepUp {
-		step.apply(q)
-	} else if r.MaxAge > 0 && step.sendsMaxAge() && !q.Has("max_age") {
-		q.Set("max_age", strconv.Itoa(int(r.MaxAge/time.Second)))
+		step.apply(params)
+	} else if r.MaxAge > 0 && step.sendsMaxAge() && params["max_age"] == "" {
+		params["max_age"] = strconv.Itoa(int(r.MaxAge / time.Second))
 	}
 	if r.LoginHint != "" {
-		q.Set("login_hint", r.LoginHint)
+		params["login_hint"] = r.LoginHint
 	}
-	challenge := sha256.Sum256([]byte(r.Verifier))
-	for name, value := range map[string]string{
-		"response_type": "code", "client_id": p.settings.ClientID, "redirect_uri": r.RedirectURI,
-		"scope": strings.Join(p.settings.Scopes, " "), "state": r.State, "nonce": r.Nonce,
-		"code_challenge":        base64.RawURLEncoding.EncodeToString(challenge[:]),
-		"code_challenge_method": "S256",
-	} {
-		q.Set(name, value)
+	params["nonce"] = r.Nonce
+	opts := []oauth2.AuthCodeOption{oauth2.S256ChallengeOption(r.Verifier.Reveal())}
+	for name, value := range params {
+		opts = append(opts, oauth2.SetAuthURLParam(name, value))
 	}
-	u.RawQuery = q.Encode()
-	return u.String()
+	config := p.oauth2(r.RedirectURI)
+	config.Endpoint.AuthURL = endpoint
+	return config.AuthCodeURL(r.State, opts...)
+}
+
+// authEndpoint splits the authorization endpoint from the parameters that the provider put into it, which must be
+// kept (RFC 6749 section 3.1), but for those that the flow sets itself.
+func (p *Provider) authEndpoint() (endpoint string, params map[string]string) {
+	params = make(map[string]string)
+	u, err := url.Parse(p.meta.AuthURL)
+	if err != nil { // checked by Discover
+		return "", params
+	}
+	for name, values := range u.Query() {
+		if !slices.Contains(reservedParams, name) {
+			params[name] = values[0]
+		}
+	}
+	u.RawQuery = ""
+	return u.String(), params
+}
+
+// oauth2 is the client of the authorization code flow. Its style of authentication is always named: finding one out
+// by trial would burn the one-time code.
+func (p *Provider) oauth2(redirectURI string) *oauth2.Config {
+	c := &oauth2.Config{
+		ClientID: p.settings.ClientID, RedirectURL: redirectURI, Scopes: p.settings.Scopes,
+		Endpoint: oauth2.Endpoint{AuthURL: p.meta.AuthURL, TokenURL: p.meta.TokenURL, AuthStyle: oauth2.AuthStyleInParams},
+	}
+	switch p.settings.TokenAuth {
+	case TokenAuthPost:
+		c.ClientSecret = p.settings.ClientSecret.Reveal()
+	case TokenAuthBasic:
+		c.ClientSecret = p.settings.ClientSecret.Reveal()
+		c.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
+	}
+	return c
 }
 
 func (s StepUp) sendsMaxAge() bool { return s.MaxAge == nil || *s.MaxAge }
 
-func (s StepUp) apply(q url.Values) {
+func (s StepUp) apply(params map[string]string) {
 	if s.ACRValues != "" {
-		q.Set("acr_values", s.ACRValues)
+		params["acr_values"] = s.ACRValues
 	}
 	if s.sendsMaxAge() {
-		q.Set("max_age", "0")
+		params["max_age"] = "0"
 	}
 	if s.Prompt != "" {
-		q.Set("prompt", s.Prompt)
+		params["prompt"] = s.Prompt
 	}
 }
 
 // Exchange redeems an authorization code. The caller has checked state and [Provider.CheckCallback] before.
 func (p *Provider) Exchange(ctx context.Context, code string, verifier Secret, redirectURI string) (Tokens, error) {
-	tokens, err := p.tokenRequest(ctx, opToken, url.Values{
-		"grant_type": {"authorization_code"}, "code": {code},
-		"redirect_uri": {redirectURI}, "code_verifier": {verifier.Reveal()},
-	}, p.settings.Scopes)
-	if err == nil && tokens.IDToken == "" {
-		return Tokens{}, fmt.Errorf("the provider sent no ID token for the code; is this an OpenID Connect client with the scope openid?")
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, withoutRedirects(p.http))
+	token, err := p.oauth2(redirectURI).Exchange(ctx, code, oauth2.VerifierOption(verifier.Reveal()))
+	if err != nil {
+		return Tokens{}, exchangeError(ctx, err)
 	}
-	return tokens, err
+	if !strings.EqualFold(token.Type(), "bearer") {
+		return Tokens{}, unavailable(ctx, opToken+" answer", fmt.Errorf("no bearer access token in it (token_type %q)", token.TokenType))
+	}
+	tokens := Tokens{AccessToken: Secret(token.AccessToken), RefreshToken: Secret(token.RefreshToken), Scopes: p.settings.Scopes, Expiry: token.Expiry}
+	if scope, _ := token.Extra("scope").(string); scope != "" {
+		tokens.Scopes = strings.Fields(scope)
+	}
+	idToken, _ := token.Extra("id_token").(string)
+	if idToken == "" {
+		return Tokens{}, errors.New("the provider sent no ID token for the code; is this an OpenID Connect client with the scope openid?")
+	}
+	tokens.IDToken = Secret(idToken)
+	return tokens, nil
+}
+
+// exchangeError gives the library's errors our classes. Its own text of an answer may quote the whole answer.
+func exchangeError(ctx context.Context, err error) error {
+	var refused *oauth2.RetrieveError
+	if errors.As(err, &refused) && refused.Response != nil {
+		return parseProviderError(opToken, refused.Response.StatusCode, refused.Body)
+	}
+	return unavailable(ctx, opToken+" request", err)
 }
 
 // Refresh redeems a refresh token. granted are the Scopes of the tokens that it came with. The answer's
