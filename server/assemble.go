@@ -24,7 +24,7 @@ import (
 )
 
 // assemble joins the opened parts. It opens nothing.
-func (s *Server) assemble(context.Context) error {
+func (s *Server) assemble(ctx context.Context) error {
 	limits := s.cfg.Limits
 	s.registry = session.New(session.Config{
 		Limits: session.Limits{
@@ -46,21 +46,24 @@ func (s *Server) assemble(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.assembleGateway(); err != nil {
+	if err := s.assembleGateway(ctx); err != nil {
 		return err
 	}
 	s.health = &health{checks: s.checks(), now: s.now}
 	return s.assembleFront(enrolment)
 }
 
-func (s *Server) assembleGateway() (err error) {
+func (s *Server) assembleGateway(ctx context.Context) (err error) {
 	s.standing = &standing{store: s.store, registry: s.registry, log: s.log, now: s.now}
+	if err := s.standing.refresh(ctx); err != nil {
+		return fmt.Errorf("read the locks: %w", err)
+	}
 	figures := gateway.NewMetrics(s.registry)
 	s.metrics.registry.MustRegister(figures)
 	s.gateway, err = gateway.New(gateway.Config{
 		ID: s.authority.GatewayID(), TrustDomain: s.authority.TrustDomain(),
 		Policy: s.rules.set, Dialer: s.dialer, Registry: s.registry, Audit: s.audit, Admit: s.standing.admit,
-		Roots: s.authority.Pool, RootsDER: s.authority.RootsDER,
+		Roots: s.authority.Pool, RootsDER: s.authority.RootsDER, Current: s.standing.current,
 		Stalls: tunnel.NewStallLimit(0), Metrics: figures, Logger: s.log.With("component", "gateway"), Now: s.now,
 	})
 	return err

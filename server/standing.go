@@ -25,9 +25,9 @@ const (
 )
 
 // standing says whether somebody may have a session: whether the database
-// knows it, it has not ended, and no lock covers it. It keeps a view of the
-// locks, for the time in which the database is away, and cuts live sessions
-// when the view changes. Safe for concurrent use.
+// knows it, it has not ended, and no lock covers it. It keeps a view of locks
+// and ended sessions, for the time in which the database is away, and cuts live
+// sessions when the view changes. Safe for concurrent use.
 type standing struct {
 	store    *store.Store
 	registry *session.Registry
@@ -35,10 +35,16 @@ type standing struct {
 	now      func() time.Time
 	warned   throttle
 
-	mu      sync.Mutex
-	changes int64
+	mu   sync.Mutex
+	view view
+}
+
+// A view is what the database said last.
+type view struct {
+	changes int64 // the change counter that it belongs to
 	locks   []store.Lock
-	read    time.Time // when the view was known to be true; zero: never
+	ended   map[auth.SessionID]bool // before their deadline
+	read    time.Time               // when it was known to be true; zero: never
 }
 
 // admit is a gateway.AdmitFunc.
@@ -54,23 +60,47 @@ func (v *standing) admit(ctx context.Context, peer mtls.Peer) (deadline time.Tim
 	case err != nil:
 		return time.Time{}, err
 	case !known.Ended.IsZero():
-		return time.Time{}, ended("your session has ended; log in again")
+		return time.Time{}, errEnded()
 	}
 	locks, err := v.store.Locks(ctx)
 	if err != nil {
 		return time.Time{}, v.admitFromView(peer, err)
 	}
-	return known.Deadline, lockedOut(locks, subjectOf(peer.Identity, peer.Serial), v.now())
+	return known.Deadline, lockedOut(locks, subjectOf(peer.Identity, peer.Serial, known.Created), v.now())
 }
 
+// admitFromView takes the time of the login for the beginning of the session, which is not known now: it is not later.
 func (v *standing) admitFromView(peer mtls.Peer, cause error) error {
+	seen, err := v.lastView()
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	if seen.ended[peer.Identity.Session] {
+		return errEnded()
+	}
+	return lockedOut(seen.locks, subjectOf(peer.Identity, peer.Serial, peer.Identity.AuthTime), v.now())
+}
+
+// errStale says that nobody knows any more whom a lock covers.
+var errStale = errors.New("the database has been away too long")
+
+// current is for gateway.Config.Current.
+func (v *standing) current() error {
+	_, err := v.lastView()
+	return err
+}
+
+// lastView is what holds while the database is away.
+func (v *standing) lastView() (view, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.read.IsZero() || v.now().Sub(v.read) > standingHold {
-		return fmt.Errorf("the database has been away too long: %w", cause)
+	if v.view.read.IsZero() || v.now().Sub(v.view.read) > standingHold {
+		return view{}, errStale
 	}
-	return lockedOut(v.locks, subjectOf(peer.Identity, peer.Serial), v.now())
+	return v.view, nil
 }
+
+func errEnded() error { return ended("your session has ended; log in again") }
 
 func ended(reason string) error {
 	return &wire.Termination{Code: wire.TerminateExpired, Reason: reason}
@@ -90,10 +120,12 @@ func lockedOut(locks []store.Lock, s store.LockSubject, now time.Time) error {
 	return nil
 }
 
-func subjectOf(id auth.Identity, serial auth.Serial) store.LockSubject {
+// subjectOf says what locks are held against. A lock with a cut-off compares with the beginning of the session: the
+// certificate may have been renewed since.
+func subjectOf(id auth.Identity, serial auth.Serial, began time.Time) store.LockSubject {
 	return store.LockSubject{
 		User: id.UserID(), Device: id.Device, Session: id.Session, Serial: serial,
-		Provider: id.Provider, Groups: id.Groups, GroupsKnown: id.GroupsKnown, IssuedAt: id.IssuedAt,
+		Provider: id.Provider, Groups: id.Groups, GroupsKnown: id.GroupsKnown, IssuedAt: began,
 	}
 }
 
@@ -115,49 +147,74 @@ func (v *standing) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.mu.Lock()
-	same := !v.read.IsZero() && v.changes == changes
-	if same {
-		v.read = v.now()
-	}
-	v.mu.Unlock()
-	if same {
+	if v.unchanged(changes) {
 		return nil
 	}
-	locks, err := v.store.Locks(ctx)
+	next := view{changes: changes, ended: make(map[auth.SessionID]bool)}
+	if next.locks, err = v.store.Locks(ctx); err != nil {
+		return err
+	}
+	list, err := v.store.EndedSessions(ctx)
 	if err != nil {
 		return err
 	}
-	if err := v.cut(ctx, locks); err != nil {
+	for _, id := range list {
+		next.ended[id] = true
+	}
+	if err := v.cut(ctx, next); err != nil {
 		return err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.changes, v.locks, v.read = changes, locks, v.now()
+	next.read = v.now()
+	v.view = next
 	return nil
 }
 
+// unchanged reports whether the view is the database's still, and notes that it was now.
+func (v *standing) unchanged(changes int64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	same := !v.view.read.IsZero() && v.view.changes == changes
+	if same {
+		v.view.read = v.now()
+	}
+	return same
+}
+
 // cut ends the live sessions that are locked out or have ended.
-func (v *standing) cut(ctx context.Context, locks []store.Lock) error {
-	checked := make(map[auth.SessionID]bool)
+func (v *standing) cut(ctx context.Context, seen view) error {
 	for _, live := range v.registry.List() {
-		id := live.Identity.Session
-		err := lockedOut(locks, subjectOf(live.Identity, live.Serial), v.now())
-		if err == nil && !checked[id] {
-			checked[id] = true
-			known, storeErr := v.store.Session(ctx, id)
-			if storeErr != nil && !errors.Is(storeErr, store.ErrNotFound) {
-				return storeErr
-			}
-			if !known.Ended.IsZero() {
-				err = ended("your session has ended; log in again")
-			}
+		why, err := v.fate(ctx, seen, live)
+		if err != nil {
+			return err
 		}
 		var end *wire.Termination
-		if errors.As(err, &end) {
+		if errors.As(why, &end) {
+			id := live.Identity.Session
 			n := v.registry.Cut(session.Filter{Session: id}, *end)
 			v.log.Info("session cut", "session", id, "user", live.User, "code", end.Code, "reason", end.Reason, "connections", n)
 		}
 	}
 	return nil
+}
+
+// fate is why a live session must end, or nil. err means that the database has to be asked and does not answer.
+func (v *standing) fate(ctx context.Context, seen view, live session.Info) (why, err error) {
+	id := live.Identity
+	if seen.ended[id.Session] {
+		return errEnded(), nil
+	}
+	// Whom a lock might cover at the most; the database knows when the session began.
+	if lockedOut(seen.locks, subjectOf(id, live.Serial, id.AuthTime), v.now()) == nil {
+		return nil, nil
+	}
+	began := id.AuthTime
+	switch known, err := v.store.Session(ctx, id.Session); {
+	case err == nil:
+		began = known.Created
+	case !errors.Is(err, store.ErrNotFound):
+		return nil, err
+	}
+	return lockedOut(seen.locks, subjectOf(id, live.Serial, began), v.now()), nil
 }

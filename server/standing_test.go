@@ -140,10 +140,99 @@ func TestFaultDatabaseAway(t *testing.T) {
 	if _, err := v.admit(t.Context(), locked); !errors.As(err, &end) || end.Code != wire.TerminateLocked {
 		t.Errorf("a lock from the view: %v", err)
 	}
+	if err := v.current(); err != nil {
+		t.Errorf("new streams within the hold: %v", err)
+	}
 	now = now.Add(standingHold + time.Second)
+	if err := v.current(); err == nil {
+		t.Error("new streams are opened after the hold")
+	}
 	if _, err := v.admit(t.Context(), free); err == nil || errors.As(err, new(*wire.Termination)) {
 		t.Errorf("after the hold: %v, want an error that is no verdict", err)
 	}
+}
+
+// A session that was ended stays so while the database is away, although its certificate is good.
+func TestThreatEndedSessionWhileTheDatabaseIsAway(t *testing.T) {
+	db, v := newStanding(t)
+	gone, stays := peer("ada"), peer("bob")
+	begin(t, db, gone)
+	begin(t, db, stays)
+	if err := v.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.EndSession(t.Context(), gone.Identity.Session, "logged out"); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var end *wire.Termination
+	if _, err := v.admit(t.Context(), gone); !errors.As(err, &end) || end.Code != wire.TerminateExpired {
+		t.Errorf("the session that was ended: %v", err)
+	}
+	if _, err := v.admit(t.Context(), stays); err != nil {
+		t.Errorf("the other one: %v", err)
+	}
+}
+
+// A lock on what began before some moment covers a session that began then, however often its certificate was renewed since.
+func TestThreatCutOffCoversRenewedCertificates(t *testing.T) {
+	db, v := newStanding(t)
+	thief := peer("ada")
+	began := begin(t, db, thief)
+	thief.Identity.IssuedAt = began.Add(time.Hour) // renewed
+	live, err := v.registry.Add(t.Context(), session.Spec{Identity: thief.Identity, Serial: thief.Serial, NotAfter: began.Add(2 * time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer live.Remove()
+	lock := store.Lock{ID: "l", Kind: store.LockUser, Target: string(thief.Identity.UserID()), IssuedBefore: began.Add(time.Minute)}
+	if _, err := db.AddLock(t.Context(), lock); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var end *wire.Termination
+	if err := context.Cause(live.Context()); !errors.As(err, &end) || end.Code != wire.TerminateLocked {
+		t.Errorf("the live session: %v", err)
+	}
+	if _, err := v.admit(t.Context(), thief); !errors.As(err, &end) || end.Code != wire.TerminateLocked {
+		t.Errorf("a new connection: %v", err)
+	}
+}
+
+func newStanding(t *testing.T) (*store.Store, *standing) {
+	t.Helper()
+	i := newInstallation(t, nil)
+	db, err := store.Open(t.Context(), i.cfg.databaseURL(), store.Options{TrustDomain: "corp.example", Logger: testenv.Logger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db, &standing{store: db, registry: session.New(session.Config{}), log: testenv.Logger(t), now: time.Now}
+}
+
+// begin records the peer's session and returns when it began.
+func begin(t *testing.T, db *store.Store, p mtls.Peer) time.Time {
+	t.Helper()
+	id, now := p.Identity, time.Now()
+	issued, err := db.Issue(t.Context(), store.Issuance{
+		Token: "token of " + id.Subject, TokenExpires: now.Add(time.Hour), TokenIssuedAt: now, Key: "key", GroupsKnown: true,
+		User:    store.User{ID: id.UserID(), Issuer: id.Issuer, Subject: id.Subject, Provider: id.Provider},
+		Session: store.Session{ID: id.Session, Provider: id.Provider, AuthTime: now, Deadline: now.Add(12 * time.Hour)},
+		Sign: func(at time.Time, _ store.Session) (store.Certificate, error) {
+			return store.Certificate{Serial: "serial of " + auth.Serial(id.Subject), Kind: store.CertificateClient, IssuedAt: at, Chain: [][]byte{{1}}}, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return issued.Session.Created
 }
 
 func peer(name string) mtls.Peer {

@@ -62,6 +62,9 @@ type Config struct {
 	Audit    Audit
 	Admit    AdmitFunc
 	Roots    func() *x509.CertPool // what renewed certificates are verified against
+	// Current is asked for every stream that is allowed: nil while it is known whom a lock covers, and otherwise an error, for the log.
+	// It must not block.
+	Current func() error
 
 	// RootsDER are the roots that clients are to pin, as DER. Optional; default: clients keep theirs.
 	RootsDER func() [][]byte
@@ -112,6 +115,8 @@ func New(cfg Config) (*Gateway, error) {
 		missing = "Admit"
 	case cfg.Roots == nil:
 		missing = "Roots"
+	case cfg.Current == nil:
+		missing = "Current"
 	}
 	if missing != "" {
 		return nil, fmt.Errorf("gateway: Config.%s is required", missing)

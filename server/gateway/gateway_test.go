@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -586,6 +587,37 @@ func TestNewRefusesAnIncompleteConfig(t *testing.T) {
 	if _, err := gateway.New(gateway.Config{}); err == nil {
 		t.Error("a gateway without anything was made")
 	}
+}
+
+// The database away for longer than the locks are held: what is open goes on, nothing new is opened, and the refusal says why.
+func TestFaultLocksUnknown(t *testing.T) {
+	svc := newService(t, echo)
+	var unknown atomic.Bool
+	w := newWorld(t, wikiPolicy(svc.addr()), func(cfg *gateway.Config, _ *session.Config) {
+		cfg.Current = func() error {
+			if unknown.Load() {
+				return errors.New("the database is away")
+			}
+			return nil
+		}
+	})
+	tun := w.desktop("ada", "engineering").mustConnect()
+	open := mustOpen(t, tun, tcp("wiki"))
+	unknown.Store(true)
+	_, err := openStream(tun, tcp("wiki"))
+	if r := wantRefusal(t, err, wire.CodeUnavailable); r.Reference == "" {
+		t.Errorf("no reference: %+v", r)
+	}
+	_, err = openStream(tun, tcp("nothing"))
+	wantRefusal(t, err, wire.CodeNoSuchService)
+	if _, err := io.WriteString(open, "12345"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(open, make([]byte, 5)); err != nil {
+		t.Errorf("the open stream: %v", err)
+	}
+	unknown.Store(false)
+	mustOpen(t, tun, tcp("wiki"))
 }
 
 func TestMetricsRegister(t *testing.T) {

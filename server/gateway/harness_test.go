@@ -74,7 +74,7 @@ func newWorld(t testing.TB, policyText string, opts ...option) *world {
 	cfg := gateway.Config{
 		ID: w.authority.GatewayID(), TrustDomain: trustDomain, Policy: w.policy.Load, Dialer: d, Audit: w.audit,
 		Admit: func(ctx context.Context, p mtls.Peer) (time.Time, error) { return (*w.admit.Load())(ctx, p) },
-		Roots: w.authority.Pool, RootsDER: w.authority.RootsDER, Logger: log,
+		Roots: w.authority.Pool, RootsDER: w.authority.RootsDER, Current: func() error { return nil }, Logger: log,
 	}
 	for _, o := range opts {
 		o(&cfg, &sessions)

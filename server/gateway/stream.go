@@ -57,6 +57,13 @@ func (x *stream) open() (net.Conn, error) {
 	if err := x.reg.Settle(x.decide); err != nil {
 		return nil, err
 	}
+	if err := x.l.g.cfg.Current(); err != nil {
+		x.l.log.Debug("stream refused: locks are not known", "error", err)
+		return nil, &wire.Refusal{
+			Code: wire.CodeUnavailable, Reason: "the gateway cannot check at the moment whether you are locked out",
+			Remedy: "Streams that are open go on. Try again in a moment.",
+		}
+	}
 	return x.dial()
 }
 

@@ -28,6 +28,7 @@ const (
 		FROM sessions s JOIN users u ON u.id = s.user_id`
 	sessionByID   = selectSessions + ` WHERE s.id = $1`
 	liveSessions  = selectSessions + ` WHERE s.ended_at = 0 AND s.deadline > $1 AND s.id > $2 ORDER BY s.id LIMIT $3`
+	endedSessions = `SELECT id FROM sessions WHERE ended_at <> 0 AND deadline > $1`
 	renewSession  = `UPDATE sessions SET token_issued_at = $2 WHERE id = $1`
 	endSession    = `UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at = 0`
 	endOldSession = `UPDATE sessions SET ended_at = $1, end_reason = 'expired' WHERE ended_at = 0 AND deadline <= $1`

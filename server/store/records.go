@@ -140,9 +140,9 @@ type LockSubject struct {
 	Provider    string
 	Groups      []string
 	GroupsKnown bool
-	// IssuedAt is when the session was created, or a certificate of it issued.
-	// Either gives the same answer: issuance and locks are serialised, so no
-	// certificate is issued behind a lock that covers its session.
+	// IssuedAt is when the session was created. Its newest certificate may have
+	// been issued between a cut-off and the lock that names it, so that the time
+	// of that would step over the lock.
 	IssuedAt time.Time
 }
 

@@ -21,6 +21,16 @@ func (s *Store) LiveSessions(ctx context.Context, after auth.SessionID, limit in
 	return all(ctx, s.read, scanSession, liveSessions, millis(now), after, limit)
 }
 
+// EndedSessions lists the sessions that were ended before their deadline, as long as that is to come: those of which somebody may
+// still hold a certificate that has not expired.
+func (s *Store) EndedSessions(ctx context.Context) ([]auth.SessionID, error) {
+	now, err := s.Now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return all(ctx, s.read, func(scan scanFunc) (id auth.SessionID, err error) { return id, scan(&id) }, endedSessions, millis(now))
+}
+
 // EndSession ends a session for good, with the reason for the list of sessions.
 // Ending one that has ended, or never was, changes nothing.
 func (s *Store) EndSession(ctx context.Context, id auth.SessionID, reason string) error {
