@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"testing"
 
@@ -54,9 +53,6 @@ func program(t testing.TB, name string) string {
 	})
 	if bin.err != nil {
 		t.Fatal(bin.err)
-	}
-	if runtime.GOOS == "windows" {
-		name += ".exe"
 	}
 	return filepath.Join(bin.dir, name)
 }
