@@ -155,7 +155,7 @@ func (s *Server) enrolment() (http.Handler, error) {
 		Store: s.store, Authority: s.authority, Providers: providers, Audit: s.audit,
 		Logger: s.log.With("component", "enroll"), Tunnel: s.cfg.Tunnel,
 		CertificateTTL: s.cfg.Certificates.TTL, SessionTTL: s.cfg.Certificates.Session, KeepGroups: s.cfg.Groups.Keep,
-		Limits:  enroll.Limits{AddressPerMinute: s.cfg.Limits.EnrolmentRate},
+		Limits:  enroll.Limits{AddressPerMinute: s.cfg.Limits.EnrolmentRate, UserPerMinute: s.cfg.Limits.EnrolmentRatePerUser},
 		Observe: func(kind, outcome string) { outcomes.WithLabelValues(kind, outcome).Inc() },
 		Now:     s.now,
 	})

@@ -149,6 +149,8 @@ type LimitsConfig struct {
 	// EnrolmentRate is enrolment requests a minute of one address (IPv6: one
 	// /64). Default 60.
 	EnrolmentRate int `yaml:"enrolment_rate"`
+	// EnrolmentRatePerUser is enrolments a minute of one person. Default 30.
+	EnrolmentRatePerUser int `yaml:"enrolment_rate_per_user"`
 }
 
 // An AuditConfig sets the audit log, which lies in StateDir/audit. Sizes are in
@@ -201,7 +203,7 @@ func DefaultConfig() Config {
 			Handshakes: 4096, HandshakesPerAddress: 256, HandshakeTimeout: 10 * time.Second,
 			ConnectionRate: 50, ConnectionBurst: 500,
 			Sessions: 10000, SessionsPerUser: 32, StreamsPerSession: 1024, StreamsPerUser: 4096, Streams: 100000,
-			EnrolmentRate: 60,
+			EnrolmentRate: 60, EnrolmentRatePerUser: 30,
 		},
 		Audit:   AuditConfig{MaxFile: 64, MinFree: 64},
 		Metrics: MetricsConfig{Listen: "127.0.0.1:9464"},

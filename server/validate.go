@@ -233,6 +233,7 @@ func (f *faults) limits(l *LimitsConfig) {
 		{"connection_burst", l.ConnectionBurst}, {"sessions", l.Sessions}, {"sessions_per_user", l.SessionsPerUser},
 		{"streams_per_session", l.StreamsPerSession}, {"streams_per_user", l.StreamsPerUser},
 		{"streams", l.Streams}, {"enrolment_rate", l.EnrolmentRate},
+		{"enrolment_rate_per_user", l.EnrolmentRatePerUser},
 	} {
 		f.positive("limits."+v.key, v.value)
 	}

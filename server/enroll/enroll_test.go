@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"fmt"
 	"math/big"
 	"net/url"
 	"reflect"
@@ -386,7 +387,7 @@ func TestThreatRenewalNonceAndAge(t *testing.T) {
 	req := d.renewRequest(resp, nil)
 	req.IDToken = login.IDToken
 	_, err = f.client.Renew(t.Context(), d.signed(req))
-	wantCode(t, err, enroll.CodeTokenInvalid) // the login's own token is not newer
+	wantCode(t, err, enroll.CodeTokenRedeemed) // the login's own token is spent
 
 	f.clock.advance(time.Minute)
 	now := f.clock.now()
@@ -403,6 +404,48 @@ func TestThreatRenewalNonceAndAge(t *testing.T) {
 	wantCode(t, err, enroll.CodeTokenInvalid) // an hour old
 	// Some providers repeat the nonce in refreshed tokens.
 	d.renew(resp, map[string]any{"nonce": enroll.Nonce(d.spki, d.salt)})
+}
+
+// Times of issue are whole seconds: a renewal right behind the login, or behind another one, is none by an older token.
+func TestRenewalWithinTheSameSecond(t *testing.T) {
+	f := newFixture(t)
+	d := newDesktop(f)
+	resp := d.login(nil)
+	for range 2 {
+		next, err := f.client.Renew(t.Context(), d.renewRequest(resp, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if auth.SerialOf(leafOf(t, next)) == auth.SerialOf(leafOf(t, resp)) {
+			t.Error("the same certificate again")
+		}
+	}
+}
+
+// A harmless refusal is counted when it repeats; it must not cover those of another kind from the same address, such as a stolen
+// token that is tried.
+func TestThreatNoiseHidesNoRefusal(t *testing.T) {
+	f := newFixture(t)
+	d := newDesktop(f)
+	login := d.loginRequest(nil)
+	if _, err := f.client.Login(t.Context(), login); err != nil {
+		t.Fatal(err)
+	}
+	noise := d.loginRequest(nil)
+	noise.CSR = []byte("noise")
+	_, err := f.client.Login(t.Context(), noise)
+	wantCode(t, err, enroll.CodeCSRInvalid)
+	thief := newDesktop(f)
+	theft := thief.loginRequest(nil)
+	theft.IDToken = login.IDToken
+	_, err = f.client.Login(t.Context(), theft)
+	wantCode(t, err, enroll.CodeTokenInvalid)
+	text := f.auditText()
+	for _, code := range []enroll.Code{enroll.CodeCSRInvalid, enroll.CodeTokenInvalid} {
+		if !strings.Contains(text, fmt.Sprintf("%q:%q", "reason", code)) {
+			t.Errorf("%s is not in the audit log:\n%s", code, text)
+		}
+	}
 }
 
 // Certificates and TLS: revocation evaded (Nebula CVE-2026-25793): the other valid

@@ -342,7 +342,7 @@ func (d *desktop) challenge(resp *enroll.Response) []byte {
 	return c.Challenge
 }
 
-// renew waits a minute, since a token must be newer than the last, and renews.
+// renew waits a minute and renews.
 func (d *desktop) renew(resp *enroll.Response, extra map[string]any) *enroll.Response {
 	d.f.t.Helper()
 	d.f.clock.advance(time.Minute)

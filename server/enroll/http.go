@@ -169,8 +169,9 @@ func (h *Handler) answerRefusal(ctx context.Context, w http.ResponseWriter, c *c
 // less of a refusal.
 func (h *Handler) auditRefusal(ctx context.Context, c *call, r *refusal, ref string) string {
 	receipt, err := h.Audit.Append(ctx, audit.Record{
+		// The condition tells refusals apart that are counted: noise must not cover a stolen token.
 		Event: audit.EventEnrollRefused, Reference: ref, Actor: c.actor, Client: c.client,
-		Reason: string(r.code), Detail: c.kind + ": " + r.detail,
+		Condition: c.kind + "/" + string(r.code), Reason: string(r.code), Detail: c.kind + ": " + r.detail,
 	})
 	if err != nil {
 		h.Logger.Error("audit a refused enrolment", "ref", ref, "error", err)

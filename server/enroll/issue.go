@@ -25,6 +25,7 @@ type verified struct {
 	keyHash  store.KeyHash
 	// token is the redemption: nonce or payload.
 	token   string
+	spent   string // the redemption by payload of a login; "" elsewhere
 	undated bool
 	session store.Session
 	// previous is the identity of the certificate that is renewed; nil otherwise.
@@ -47,7 +48,7 @@ func (h *Handler) issue(ctx context.Context, c *call, v verified) (*enroll.Respo
 		return nil, err
 	}
 	issued, err := h.Store.Issue(ctx, store.Issuance{
-		Token: v.token, TokenExpires: h.redeemedUntil(v), TokenIssuedAt: v.claims.IssuedAt, Undated: v.undated,
+		Token: v.token, Spent: v.spent, TokenExpires: h.redeemedUntil(v), TokenIssuedAt: v.claims.IssuedAt, Undated: v.undated,
 		Key: v.keyHash,
 		User: store.User{
 			ID: user, Issuer: v.claims.Issuer, Subject: v.claims.Subject, Provider: v.claims.Provider,

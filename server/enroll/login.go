@@ -72,7 +72,7 @@ func (h *Handler) login(ctx context.Context, c *call) (int, any, error) {
 	session.Nonce = nonce
 	resp, err := h.issue(ctx, c, verified{
 		provider: p, claims: claims, key: req.key, keyHash: store.HashKey(req.spki),
-		token: redemptionOfNonce(nonce), session: session,
+		token: redemptionOfNonce(nonce), spent: redemptionOfPayload(claims.PayloadHash), session: session,
 	})
 	return http.StatusOK, resp, err
 }

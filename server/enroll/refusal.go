@@ -110,7 +110,7 @@ func asRefusal(err error) *refusal {
 		return refuse(enroll.CodeSignatureInvalid, "the certificate is not of this session").
 			remedy(loginAgain).because(err)
 	case errors.Is(err, store.ErrTokenOld):
-		return refuse(enroll.CodeTokenInvalid, "the provider's token is not newer than the last one accepted for this session").
+		return refuse(enroll.CodeTokenInvalid, "the provider's token is older than the last one accepted for this session").
 			remedy("refresh again; if the provider hands out old tokens, log in again").because(err)
 	case errors.Is(err, auth.ErrTooLarge):
 		return refuse(enroll.CodeIdentityTooLarge, "you are in too many groups to fit into a certificate").

@@ -16,6 +16,9 @@ import (
 type Issuance struct {
 	// Token is the key under which the token is redeemed once.
 	Token string
+	// Spent is another name that the token could be redeemed under, and never
+	// is any more. Optional.
+	Spent string
 	// TokenExpires is when the token can no longer be presented; the
 	// redemption is kept longer than that.
 	TokenExpires  time.Time
@@ -30,8 +33,8 @@ type Issuance struct {
 	// with Created set by the store.
 	Renewal bool
 	Session Session
-	// Undated says that a renewal's token has no date of its own, so that it
-	// need not be newer than the last one. Optional.
+	// Undated says that a renewal's token has no date of its own to compare
+	// with that of the last one. Optional.
 	Undated bool
 	// Device completes a device login together with the issuance. Optional.
 	Device *DeviceIssuance
@@ -94,6 +97,9 @@ func (s *Store) Redeemed(ctx context.Context, token string, key KeyHash) (Issued
 
 // issue makes the certificate of a token that is redeemed for the first time.
 func (t *tx) issue(ctx context.Context, in Issuance) (Issued, error) {
+	if err := t.spend(ctx, in); err != nil {
+		return Issued{}, err
+	}
 	session, err := t.sessionFor(ctx, in)
 	if err != nil {
 		return Issued{}, err
@@ -116,6 +122,18 @@ func (t *tx) issue(ctx context.Context, in Issuance) (Issued, error) {
 		return Issued{}, err
 	}
 	return Issued{Certificate: cert, Session: session, At: t.now}, nil
+}
+
+// spend redeems the token's other name for no key at all.
+func (t *tx) spend(ctx context.Context, in Issuance) error {
+	if in.Spent == "" {
+		return nil
+	}
+	n, err := t.execCount(ctx, claimToken, in.Spent, "", millis(t.now), millis(in.TokenExpires))
+	if err == nil && n == 0 {
+		return ErrRedeemed
+	}
+	return err
 }
 
 // sessionFor begins a session, or takes the row of the one to renew.
@@ -150,7 +168,9 @@ func (t *tx) renew(ctx context.Context, in Issuance) (Session, error) {
 		return Session{}, ErrSessionEnded
 	case in.Undated:
 		return s, nil
-	case !in.TokenIssuedAt.After(s.TokenIssuedAt):
+	case in.TokenIssuedAt.Before(s.TokenIssuedAt):
+		// Whole seconds: of two tokens with the same one, neither is the older,
+		// and each is redeemed once.
 		return Session{}, ErrTokenOld
 	}
 	s.TokenIssuedAt = in.TokenIssuedAt

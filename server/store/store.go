@@ -41,8 +41,8 @@ var (
 	ErrSessionEnded = errors.New("the session has ended")
 	// ErrWrongKey reports a renewal for another key than the session's.
 	ErrWrongKey = errors.New("the key is not the session's")
-	// ErrTokenOld reports a token that is not newer than the last accepted.
-	ErrTokenOld = errors.New("the token is not newer than the last one accepted")
+	// ErrTokenOld reports a token that is older than the last accepted.
+	ErrTokenOld = errors.New("the token is older than the last one accepted")
 )
 
 // A LockedError reports that a lock stands against an issuance.
