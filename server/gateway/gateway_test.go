@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/culvert-vpn/culvert/auth/mtls"
 	"github.com/culvert-vpn/culvert/server/audit"
@@ -386,7 +387,7 @@ func TestAuditFailureRefusesNewStreamsOnly(t *testing.T) {
 		err = other.Err()
 		other.Close()
 	}
-	wantTermination(t, err, wire.TerminateLimit)
+	wantTermination(t, err, wire.TerminateUnavailable)
 	w.audit.setFailing(nil)
 	mustOpen(t, tun, tcp("wiki")).Close()
 }
@@ -465,7 +466,7 @@ func TestLocks(t *testing.T) {
 		return time.Time{}, errors.New("secret path of the database")
 	})
 	_, err = ada.connect(tunnel.ClientConfig{})
-	if term := wantTermination(t, err, wire.TerminateLimit); strings.Contains(term.Reason, "secret") {
+	if term := wantTermination(t, err, wire.TerminateUnavailable); strings.Contains(term.Reason, "secret") {
 		t.Errorf("an internal error went out: %v", term)
 	}
 	w.waitEmpty()
@@ -618,6 +619,39 @@ func TestFaultLocksUnknown(t *testing.T) {
 	}
 	unknown.Store(false)
 	mustOpen(t, tun, tcp("wiki"))
+}
+
+// A bug that somebody finds a way to ends their connection and nobody else's.
+func TestThreatPanicEndsOnlyItsConnection(t *testing.T) {
+	svc := newService(t, echo)
+	var broken atomic.Bool
+	w := newWorld(t, wikiPolicy(svc.addr()), func(cfg *gateway.Config, _ *session.Config) {
+		cfg.Current = func() error {
+			if broken.CompareAndSwap(true, false) {
+				panic("a bug")
+			}
+			return nil
+		}
+	})
+	victim, mallory := w.desktop("ada", "engineering").mustConnect(), w.desktop("mallory", "engineering").mustConnect()
+	open := mustOpen(t, victim, tcp("wiki"))
+	broken.Store(true)
+	if _, err := openStream(mallory, tcp("wiki")); err == nil {
+		t.Error("the stream opened")
+	}
+	<-mallory.Done()
+	wantTermination(t, mallory.Err(), wire.TerminateUnavailable)
+	if _, err := io.WriteString(open, "12345"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(open, make([]byte, 5)); err != nil {
+		t.Errorf("another's stream: %v", err)
+	}
+	want := "# HELP culvert_tunnel_panics_total Panics that ended one tunnel connection; each is a bug to report.\n" +
+		"# TYPE culvert_tunnel_panics_total counter\nculvert_tunnel_panics_total 1\n"
+	if err := testutil.CollectAndCompare(w.metrics, strings.NewReader(want), "culvert_tunnel_panics_total"); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestMetricsRegister(t *testing.T) {

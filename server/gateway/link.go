@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -97,7 +98,7 @@ func (l *link) admit(hello wire.Hello) (wire.Welcome, error) {
 	var term *wire.Termination
 	if !errors.As(err, &term) {
 		l.log.Error("cannot check a session", "error", err)
-		term = &wire.Termination{Code: wire.TerminateLimit, Reason: "the gateway cannot check your session at the moment; try again"}
+		term = &wire.Termination{Code: wire.TerminateUnavailable, Reason: "the gateway cannot check your session at the moment; try again"}
 	}
 	l.g.metrics.refused.WithLabelValues(string(term.Code)).Inc()
 	return wire.Welcome{}, l.auditRefusal(*term)
@@ -156,7 +157,7 @@ func (l *link) roots() [][]byte {
 // serve runs an admitted connection until its end.
 func (l *link) serve() error {
 	if err := l.auditOpened(); err != nil {
-		term := wire.Termination{Code: wire.TerminateLimit, Reason: "the gateway cannot write its audit log; try again later"}
+		term := wire.Termination{Code: wire.TerminateUnavailable, Reason: "the gateway cannot write its audit log; try again later"}
 		l.tun.CloseWith(term)
 		return &term
 	}
@@ -181,8 +182,22 @@ func (l *link) accept() {
 		if err != nil {
 			return
 		}
-		l.streams.Go(func() { l.serveStream(req) })
+		l.streams.Go(func() {
+			defer l.survive("a stream")
+			l.serveStream(req)
+		})
 	}
+}
+
+// survive ends this connection where a bug would end the gateway and everybody's. It is deferred.
+func (l *link) survive(what string) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	l.g.metrics.panics.Inc()
+	l.log.Error("panic; the connection ends", "in", what, "panic", v, "stack", string(debug.Stack()))
+	l.session.End(&wire.Termination{Code: wire.TerminateUnavailable, Reason: "the gateway failed; its log says why"})
 }
 
 // watch tells the client what it is to know until the connection has ended.
@@ -271,7 +286,12 @@ func (l *link) standing() wire.Renewed {
 func (l *link) renewed(chain [][]byte) (wire.Renewed, error) {
 	l.renewing.Lock()
 	defer l.renewing.Unlock()
-	if err := l.renew(chain); err != nil {
+	err := errors.New("the gateway failed") // unless renew returns
+	func() {
+		defer l.survive("a renewal")
+		err = l.renew(chain)
+	}()
+	if err != nil {
 		l.g.metrics.renewals.WithLabelValues("refused").Inc()
 		l.log.Warn("renewed certificate refused", "error", err)
 		return wire.Renewed{}, err

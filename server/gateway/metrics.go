@@ -15,6 +15,7 @@ type Metrics struct {
 	cut         *prometheus.CounterVec
 	renewals    *prometheus.CounterVec
 	auditErrors prometheus.Counter
+	panics      prometheus.Counter
 	live        []prometheus.Collector
 }
 
@@ -39,6 +40,9 @@ func NewMetrics(r *session.Registry) *Metrics {
 			Name: "culvert_stream_audit_errors_total", Help: "Records of the data path that could not be written.",
 		}),
 	}
+	m.panics = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "culvert_tunnel_panics_total", Help: "Panics that ended one tunnel connection; each is a bug to report.",
+	})
 	m.live = liveMetrics(r)
 	return m
 }
@@ -67,7 +71,7 @@ func liveMetrics(r *session.Registry) []prometheus.Collector {
 }
 
 func (m *Metrics) collectors() []prometheus.Collector {
-	return append([]prometheus.Collector{m.decisions, m.refused, m.cut, m.renewals, m.dials, m.decide, m.auditErrors}, m.live...)
+	return append([]prometheus.Collector{m.decisions, m.refused, m.cut, m.renewals, m.dials, m.decide, m.auditErrors, m.panics}, m.live...)
 }
 
 // Describe implements prometheus.Collector.

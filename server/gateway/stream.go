@@ -225,6 +225,7 @@ func (x *stream) service() string {
 
 // serve relays an open stream and accounts for it.
 func (x *stream) serve(conn net.Conn) {
+	defer conn.Close() // the relay did, unless something failed
 	client, err := x.req.Accept(x.service())
 	x.reg.Decided()
 	if err != nil {

@@ -18,6 +18,9 @@ type Limits struct {
 	StreamsPerUser        int // default 4,096
 	StreamsPerSession     int // of one connection; default 2,048
 	UndecidedPerSession   int // of one connection, streams without a reply; default 64 (wire.MaxUndecided)
+	// UndecidedPerUser is streams without a reply on all connections of a user; default 256. Most of them wait for a dial, of which
+	// the gateway runs a bounded number (server/dialer): nobody may have them all.
+	UndecidedPerUser int
 
 	OpensPerSession rate.Limit // streams per second on one connection, burst twice that; default 1,000
 	OpensPerUser    rate.Limit // the same for all connections of a user; default 2,000
@@ -33,6 +36,7 @@ func (l Limits) withDefaults() Limits {
 	}{
 		{&l.Sessions, 10_000}, {&l.SessionsPerUser, 32}, {&l.ConnectionsPerSession, 8},
 		{&l.Streams, 100_000}, {&l.StreamsPerUser, 4096}, {&l.StreamsPerSession, 2048}, {&l.UndecidedPerSession, wire.MaxUndecided},
+		{&l.UndecidedPerUser, 256},
 	} {
 		if *f.field == 0 {
 			*f.field = f.value
@@ -53,6 +57,7 @@ func limiter(l rate.Limit) *rate.Limiter { return rate.NewLimiter(l, max(1, int(
 type user struct {
 	connections int // guarded by Registry.mu
 	streams     atomic.Int64
+	undecided   atomic.Int64
 	rate        *rate.Limiter
 }
 

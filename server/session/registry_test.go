@@ -197,6 +197,28 @@ func TestCaps(t *testing.T) {
 	})
 }
 
+// Whoever opens streams to addresses that do not answer has a part of the gateway's dials, on however many connections.
+func TestThreatDialsOfOneUser(t *testing.T) {
+	r := session.New(session.Config{Limits: session.Limits{UndecidedPerUser: 3}})
+	ada := person("ada")
+	first := add(t, r, spec(ada, "01"))
+	ada.Session = auth.NewSessionID()
+	second := add(t, r, spec(ada, "02"))
+	waiting := open(t, first, nil)
+	for range 2 {
+		open(t, second, nil)
+	}
+	wantLimit(t, first)
+	wantLimit(t, second)
+	open(t, add(t, r, spec(person("bob"), "03")), nil)
+	waiting.Decided()
+	open(t, second, nil).Close()
+	open(t, first, nil)
+	if all := session.DefaultLimits().UndecidedPerUser; all > 512 {
+		t.Errorf("%d undecided streams of one user are more than half of the gateway's 1,024 dials", all)
+	}
+}
+
 func TestConnectionsOfOneSessionGiveWay(t *testing.T) {
 	now := start
 	r := session.New(session.Config{Limits: session.Limits{ConnectionsPerSession: 2}, Now: func() time.Time { now = now.Add(time.Second); return now }})

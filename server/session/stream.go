@@ -75,22 +75,32 @@ func (s *Session) admit() error {
 	if !take(&s.undecided, l.UndecidedPerSession) {
 		return limitReached("too many streams wait for a decision", "Try again in a moment.")
 	}
-	if !take(&s.open, l.StreamsPerSession) {
+	if !take(&s.user.undecided, l.UndecidedPerUser) {
 		s.undecided.Add(-1)
+		return limitReached("too many streams of yours wait for a decision or a service", "Try again in a moment.")
+	}
+	if !take(&s.open, l.StreamsPerSession) {
+		s.decided()
 		return limitReached("this connection has as many streams open as it may have", "Close some of them.")
 	}
 	if !take(&s.user.streams, l.StreamsPerUser) {
-		s.undecided.Add(-1)
+		s.decided()
 		s.open.Add(-1)
 		return limitReached("you have as many streams open as you may have", "Close some of them.")
 	}
 	if !take(&s.registry.streams, l.Streams) {
-		s.undecided.Add(-1)
+		s.decided()
 		s.open.Add(-1)
 		s.user.streams.Add(-1)
 		return limitReached("this gateway has as many streams open as it may have", "Try again later.")
 	}
 	return nil
+}
+
+// decided gives back a stream's place among the undecided ones.
+func (s *Session) decided() {
+	s.undecided.Add(-1)
+	s.user.undecided.Add(-1)
 }
 
 func limitReached(reason, remedy string) *wire.Refusal {
@@ -133,7 +143,7 @@ func (st *Stream) Decided() {
 	defer st.mu.Unlock()
 	if !st.decided {
 		st.decided = true
-		st.session.undecided.Add(-1)
+		st.session.decided()
 	}
 }
 
