@@ -30,13 +30,22 @@ func (s *Session) resetLocked(st *Stream, cause error) {
 		return
 	}
 	st.resetSent = true
-	st.abortedAt = time.Now()
+	st.abortedAt, st.resetOut = time.Now(), time.Time{}
 	s.aborting[st.id] = st
 	delete(s.lingering, st.id)
 	s.timer.Reset(tick)
 	m := abortMessage(cause)
 	m.StreamID = st.id
 	s.ctl.abortLater(&st.muted, m)
+}
+
+// resetLeft notes that an RST is on its way behind everything that was written before it.
+func (s *Session) resetLeft(id uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.aborting[id]; st != nil {
+		st.resetOut = time.Now()
+	}
 }
 
 func abortMessage(cause error) *wire.Abort {

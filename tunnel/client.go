@@ -177,8 +177,12 @@ func (s *Session) takeNew(mux *yamux.Stream) *Stream {
 	s.mu.Lock()
 	st := s.newborn[mux.StreamID()]
 	delete(s.newborn, mux.StreamID())
+	end := s.err
 	s.mu.Unlock()
 	st.attach(mux)
+	if end != nil { // it was registered too late to be told
+		st.finish(end)
+	}
 	return st
 }
 

@@ -55,8 +55,12 @@ type config struct {
 }
 
 func (c *ClientConfig) common() config {
+	limits := c.Limits
+	if limits.Budget <= 0 {
+		limits.Budget = clientBudget
+	}
 	return config{
-		log: orDiscard(c.Logger), limits: c.Limits.withDefaults(), stalls: orDefault(c.Stalls),
+		log: orDiscard(c.Logger), limits: limits.withDefaults(), stalls: orDefault(c.Stalls),
 		onServices: c.OnServices, onDraining: c.OnDraining, onAnswer: c.OnRenewed,
 	}
 }

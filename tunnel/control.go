@@ -21,13 +21,14 @@ type control struct {
 	st    *Stream
 
 	first chan wire.Message // the peer's first message, Hello or Welcome
+	renew chan struct{}     // client: full from a Renew until the gateway's answer, whether or not somebody waits for it
 
 	mu      sync.Mutex
 	queue   []controlItem
 	sending bool
 	pongs   map[uint64]chan time.Time // by nonce
 	nonce   uint64
-	renewal chan wire.Renewed // non-nil while a Renew waits
+	renewal chan wire.Renewed // non-nil while one is checked (gateway), or its answer awaited (client)
 	parts   []wire.Service
 }
 
@@ -39,7 +40,10 @@ type controlItem struct {
 }
 
 func newControl(s *Session) *control {
-	return &control{s: s, ready: make(chan struct{}), first: make(chan wire.Message, 1), pongs: make(map[uint64]chan time.Time)}
+	return &control{
+		s: s, ready: make(chan struct{}), first: make(chan wire.Message, 1), renew: make(chan struct{}, 1),
+		pongs: make(map[uint64]chan time.Time),
+	}
 }
 
 // adoptControl makes st the control stream, which counts against no limit, and begins to read and to send on it.
@@ -124,6 +128,7 @@ func (c *control) sendItem(item controlItem) error {
 	}
 	if item.reset != 0 {
 		c.s.out.reset(item.reset, item.muted)
+		c.s.resetLeft(item.reset)
 	}
 	if item.sent != nil {
 		<-c.s.out.drained()
@@ -293,16 +298,24 @@ func (c *control) renewed(m *wire.Renewed) error {
 	if m.Refusal == "" {
 		c.s.extend(m)
 	}
-	c.mu.Lock()
-	waiting := c.renewal
-	c.renewal = nil
-	c.mu.Unlock()
-	if waiting != nil {
+	if waiting := c.renewalOver(); waiting != nil {
 		waiting <- *m
 	} else if c.s.cfg.onAnswer != nil {
 		c.s.cfg.onAnswer(*m)
 	}
 	return nil
+}
+
+// renewalOver lets the next Renew begin, and returns where the answer goes; nil when none was awaited.
+func (c *control) renewalOver() chan<- wire.Renewed {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	waiting := c.renewal
+	if waiting != nil {
+		c.renewal = nil
+		<-c.renew
+	}
+	return waiting
 }
 
 func (c *control) answerRenewal(chain [][]byte) {
@@ -366,21 +379,23 @@ func (s *Session) Ping(ctx context.Context) (time.Duration, error) {
 }
 
 // Renew presents a renewed certificate of the same session and key to the gateway (DER: the leaf, then its intermediates), and
-// returns the gateway's answer. When the gateway refuses, the error is a *wire.Refusal with CodeDenied, and the session goes on as it was.
+// returns the gateway's answer. When the gateway refuses, the error is a *wire.Refusal with CodeDenied, and the session goes on as it
+// was. A gateway checks one certificate at a time: Renew waits for the answer to an earlier one, also to one that was given up.
 func (s *Session) Renew(ctx context.Context, chain [][]byte) (wire.Renewed, error) {
-	answer := make(chan wire.Renewed, 1)
 	c := s.ctl
-	c.mu.Lock()
-	if c.renewal != nil {
-		c.mu.Unlock()
-		return wire.Renewed{}, fmt.Errorf("renew: another renewal is going on")
+	select {
+	case c.renew <- struct{}{}:
+	case <-s.done:
+		return wire.Renewed{}, fmt.Errorf("renew: %w", s.Err())
+	case <-ctx.Done():
+		return wire.Renewed{}, fmt.Errorf("renew: %w", context.Cause(ctx))
 	}
+	answer := make(chan wire.Renewed, 1)
+	c.mu.Lock()
 	c.renewal = answer
 	c.mu.Unlock()
 	if err := c.send(&wire.Renewed{Chain: chain}); err != nil {
-		c.mu.Lock()
-		c.renewal = nil
-		c.mu.Unlock()
+		c.renewalOver()
 		return wire.Renewed{}, fmt.Errorf("renew: %w", err)
 	}
 	select {

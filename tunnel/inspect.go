@@ -229,6 +229,7 @@ func (s *Session) releaseLocked(st *Stream) {
 type pings struct {
 	nonce uint32
 	sent  time.Time // zero: none
+	heard time.Time // when the newest probe that was answered was sent: the peer has read what was written before it
 }
 
 func (p *pings) next() uint32 {
@@ -242,6 +243,6 @@ func (p *pings) answered(nonce uint32) (time.Duration, bool) {
 		return 0, false
 	}
 	rtt := time.Since(p.sent)
-	p.sent = time.Time{}
+	p.heard, p.sent = p.sent, time.Time{}
 	return rtt, true
 }

@@ -7,6 +7,9 @@ import (
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
+// abortPatience is how long the answer to an RST may take where the line is so slow that nothing behind the RST was answered either.
+const abortPatience = time.Minute
+
 // housekeeping watches what nobody waits for: the peer's signs of life, unanswered aborts, streams that nobody decides. It runs
 // once a second while there is such a thing, and otherwise when the next ping is due.
 func (s *Session) housekeeping() {
@@ -25,9 +28,10 @@ func (s *Session) housekeeping() {
 	}
 }
 
-// checkPeer pings a silent peer, and reports one that has been silent for too long or takes nothing.
+// checkPeer pings a silent peer, gives it a sign of life where there was nothing to say, and reports a peer that has been silent for too
+// long or takes nothing.
 func (s *Session) checkPeer() (next time.Duration, err error) {
-	quiet, stuck := s.sock.quiet(), s.sock.stuck()
+	quiet, mute, stuck := s.sock.quiet(), s.sock.mute(), s.sock.stuck()
 	switch {
 	case quiet >= deadAfter:
 		return 0, fmt.Errorf("connection lost: %w for %s", ErrDead, quiet.Round(time.Second))
@@ -38,10 +42,14 @@ func (s *Session) checkPeer() (next time.Duration, err error) {
 		return tick, nil
 	case stuck > 0:
 		return tick, nil
+	case mute >= pingAfter:
+		// The answer to the peer's ping may be far away: on a slow line, the ping stands behind the bulk that the peer sends.
+		s.out.control(frame{kind: framePing, flags: flagACK})
+		mute = 0
 	case s.flow.stale():
 		s.probe()
 	}
-	return max(pingAfter-quiet, tick), nil
+	return max(pingAfter-max(quiet, mute), tick), nil
 }
 
 // probe sends a ping, unless one is out.
@@ -71,6 +79,12 @@ func (s *Session) checkStreams(next *time.Duration) error {
 		st.Abort(&AbortError{Code: wire.AbortTimeout, Reason: "nobody decided the stream"})
 	}
 	s.mu.Lock()
+	unanswered := len(s.aborting) > 0
+	s.mu.Unlock()
+	if unanswered {
+		s.probe()
+	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	if busy || s.pending > 0 || len(s.opens) > 0 || len(s.aborting)+len(s.lingering) > 0 {
 		*next = tick
@@ -84,8 +98,8 @@ func (s *Session) overdue(now time.Time) (undecided []*Stream, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, st := range s.aborting {
-		if now.Sub(st.abortedAt) > abortTimeout {
-			return nil, protocolError("it did not answer the abort of stream %d within %s", id, abortTimeout)
+		if took := now.Sub(st.abortedAt); took > abortPatience || took > abortTimeout && s.skippedLocked(st) {
+			return nil, protocolError("it did not answer the abort of stream %d within %s", id, took.Round(time.Second))
 		}
 	}
 	for _, st := range s.lingering {
@@ -106,6 +120,12 @@ func (s *Session) overdue(now time.Time) (undecided []*Stream, err error) {
 		}
 	}
 	return undecided, nil
+}
+
+// skippedLocked reports that the peer answered what was sent behind the RST of a stream, and not the RST. On a slow line both may take
+// long: they stand behind the bulk, and so do the answers.
+func (s *Session) skippedLocked(st *Stream) bool {
+	return !st.resetOut.IsZero() && s.pings.heard.After(st.resetOut)
 }
 
 // decidedLocked takes a stream off the count of those without a reply.

@@ -55,7 +55,7 @@ func (p *rawPeer) next() (f frame, body []byte, ok bool) {
 	return f, body, true
 }
 
-// until reads frames until match, and returns it.
+// until reads frames until match, and returns it. Pings on the way are answered.
 func (p *rawPeer) until(what string, match func(frame, []byte) bool) (frame, []byte) {
 	p.t.Helper()
 	for {
@@ -65,6 +65,9 @@ func (p *rawPeer) until(what string, match func(frame, []byte) bool) (frame, []b
 		}
 		if match(f, body) {
 			return f, body
+		}
+		if f.kind == framePing && f.has(flagSYN) {
+			p.send(frame{kind: framePing, flags: flagACK, length: f.length})
 		}
 	}
 }

@@ -178,9 +178,12 @@ func (s *Session) fail(err error) {
 	s.timer.Stop()
 	s.cfg.stalls.change(-s.stalled)
 	s.stalled = 0
-	streams := make([]*Stream, 0, len(s.streams))
+	streams := make([]*Stream, 0, len(s.streams)+len(s.resets))
 	for _, st := range s.streams {
 		streams = append(streams, st)
+	}
+	for _, r := range s.resets { // their reason does not come any more
+		streams = append(streams, r.st)
 	}
 	s.mu.Unlock()
 

@@ -29,6 +29,7 @@ type Socket struct {
 	tryErr error
 
 	lastRead  atomic.Int64 // nanoseconds since base
+	lastSent  atomic.Int64
 	readBytes atomic.Int64
 	sentBytes atomic.Int64
 	writing   atomic.Int64 // when the write that is going on began, since base; 0: none
@@ -72,6 +73,14 @@ func (s *Socket) since() int64 { return int64(time.Since(s.base)) }
 // quiet is how long ago the last byte was received, or the socket was made.
 func (s *Socket) quiet() time.Duration {
 	return time.Duration(s.since() - s.lastRead.Load())
+}
+
+// mute is how long ago the last byte was handed to the system; 0 while some wait for that.
+func (s *Socket) mute() time.Duration {
+	if s.queued() > 0 {
+		return 0
+	}
+	return time.Duration(s.since() - s.lastSent.Load())
 }
 
 // stuck is how long the write that is going on has not made progress.
@@ -212,6 +221,9 @@ func (s *Socket) flush(out, left []byte) {
 func (s *Socket) sent(n int) {
 	s.sentBytes.Add(int64(n))
 	s.waiting.Add(-int64(n))
+	if n > 0 {
+		s.lastSent.Store(s.since())
+	}
 }
 
 func recycle(out []byte) {

@@ -40,6 +40,7 @@ type Stream struct {
 	discard  atomic.Bool // what is received is dropped
 
 	peerEnded atomic.Bool  // the peer's end record was read
+	cut       atomic.Bool  // Close ended a Write before all of it had left
 	waiting   atomic.Int64 // since when a Write waits for credit, in Unix nanoseconds; 0: none does
 
 	rmu   sync.Mutex // one Read at a time; guards the next fields
@@ -66,7 +67,7 @@ type Stream struct {
 	// Guarded by the session's mu: what went over the wire.
 	acked, finSent, finSeen, resetSent, resetSeen bool
 	wireDone, userDone, released, undecided       bool
-	born, abortedAt, lingerFrom                   time.Time
+	born, abortedAt, resetOut, lingerFrom         time.Time
 	seen                                          progress // by housekeeping
 }
 
@@ -219,7 +220,8 @@ func (st *Stream) OnAbort(f func(cause error)) (stop func() bool) {
 }
 
 // Close ends the stream as closing a TCP connection does: what was written is still delivered, followed by a clean end; if the
-// peer goes on to send, it gets a reset, and with data unread it gets one at once (RFC 2525 section 2.17). Close does not wait.
+// peer goes on to send, it gets a reset, and with data unread it gets one at once (RFC 2525 section 2.17). A Write that waits for the
+// peer returns, and because what it sent is not whole, the peer gets a reset. Close does not wait.
 func (st *Stream) Close() error {
 	st.mu.Lock()
 	over := st.ended && st.peerEnded.Load()
@@ -228,11 +230,15 @@ func (st *Stream) Close() error {
 		return nil
 	}
 	st.closed = true
+	cut := st.waiting.Load() != 0
 	_ = st.mux.SetReadDeadline(time.Unix(1, 0)) // wakes a Read
 	st.mu.Unlock()
-	if over {
+	switch {
+	case over:
 		st.finish(ErrClosed)
-	} else {
+	case cut:
+		st.Abort(fmt.Errorf("write: %w", ErrClosed))
+	default:
 		st.s.start(st.linger)
 	}
 	return nil
@@ -243,7 +249,11 @@ func (st *Stream) linger() {
 	if st.awaitReply() != nil {
 		return
 	}
-	if err := st.CloseWrite(); err != nil {
+	err := st.CloseWrite()
+	if err == nil && st.cut.Load() {
+		err = &AbortError{Code: wire.AbortTruncated}
+	}
+	if err != nil {
 		st.Abort(err)
 		return
 	}

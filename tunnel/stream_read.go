@@ -139,6 +139,11 @@ func (st *Stream) readDatagram(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	return st.readBody(p)
+}
+
+// readBody reads the datagram whose header was read.
+func (st *Stream) readBody(p []byte) (int, error) {
 	size := st.rec.left
 	buf := p
 	if len(p) < size {
@@ -315,21 +320,29 @@ func (st *Stream) WriteTo(w io.Writer) (total int64, err error) {
 }
 
 func (st *Stream) writeDatagramsTo(w io.Writer) (total int64, err error) {
-	buf := make([]byte, wire.MaxPayload)
 	for {
-		n, err := st.readDatagram(buf)
+		n, err := st.moveDatagram(w)
+		total += int64(n)
 		if err == io.EOF {
 			return total, nil
 		}
 		if err != nil {
 			return total, err
 		}
-		n, err = w.Write(buf[:n])
-		total += int64(n)
-		if err != nil {
-			return total, err
-		}
 	}
+}
+
+func (st *Stream) moveDatagram(w io.Writer) (int, error) {
+	if err := st.readHeader(wire.TypeDatagram); err != nil {
+		return 0, err
+	}
+	g := gathers.Get().(*gather)
+	defer gathers.Put(g)
+	n, err := st.readBody(g.bytes[:wire.MaxPayload])
+	if err != nil {
+		return 0, err
+	}
+	return w.Write(g.bytes[:n])
 }
 
 // moveTo waits for something to arrive, with a few bytes in hand, and then moves what is there.

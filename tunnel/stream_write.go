@@ -27,6 +27,10 @@ func (st *Stream) Write(p []byte) (int, error) {
 	for {
 		n, err := st.writeRecord(p[total:])
 		total += n
+		if err != nil && st.isClosed() { // cut short by Close: the peer must not take it for the whole
+			st.cut.Store(true)
+			err = fmt.Errorf("write: %w", ErrClosed)
+		}
 		if err != nil || total == len(p) {
 			return total, err
 		}
@@ -90,16 +94,20 @@ func (st *Stream) sendMessage(frame []byte) error {
 	return st.stoppedBy(err)
 }
 
-// takeCredit waits until at least least bytes of payload may be sent, and takes the credit for up to most and their header.
+// takeCredit waits until at least least bytes of payload may be sent, and takes the credit for up to most and their header. What is
+// left of the early data may be less than that, but for a datagram, which leaves whole.
 func (st *Stream) takeCredit(least, most int) (int, error) {
 	for {
 		st.mu.Lock()
 		if err := st.writableLocked(); err != nil {
 			st.mu.Unlock()
+			st.waiting.Store(0)
 			return 0, err
 		}
-		n := min(st.credit-wire.HeaderSize-endReserve, most, st.earlyLocked())
-		if n >= min(least, st.earlyLocked()) && (n > 0 || most == 0) {
+		early := st.earlyLocked()
+		n := min(st.credit-wire.HeaderSize-endReserve, most, early)
+		enough := n >= least || !st.udp() && n == early
+		if enough && (n > 0 || most == 0) {
 			st.credit -= n + wire.HeaderSize
 			st.spendEarlyLocked(n)
 			st.mu.Unlock()

@@ -46,6 +46,7 @@ const (
 	initialWindow = 256 << 10 // of every stream, in both directions; fixed by yamux
 	defaultWindow = 8 << 20
 	defaultBudget = 32 << 20
+	clientBudget  = 64 << 20        // a client has one session, and most bytes come down
 	endReserve    = wire.HeaderSize // credit that is kept for the end record, so that an end never waits
 )
 
@@ -60,7 +61,7 @@ type Limits struct {
 	MaxStreams   int   // streams open at once; default DefaultMaxStreams
 	MaxUndecided int   // of them, those without a reply; default and at most 64
 	MaxWindow    int   // largest receive window of one stream in bytes; default 8 MiB, at least 256 KiB
-	Budget       int64 // sum of receive windows beyond which none grows, in bytes; default 32 MiB
+	Budget       int64 // sum of receive windows beyond which none grows, in bytes; default 32 MiB, of a client 64 MiB
 }
 
 func (l Limits) withDefaults() Limits {

@@ -13,12 +13,15 @@ const (
 	smallFrame = 1400
 	// bulkQueue is how much ciphertext may wait for the socket before records wait, and twice that before small frames do.
 	bulkQueue = 128 << 10
-	// answerLimit is where a peer that makes us answer, and does not read the answers, loses the session.
-	answerLimit = 512 << 10
+	// answerLimit is where a peer that makes us answer, and does not read the answers, loses the session. What waits for other reasons
+	// stays below: bulkQueue and, in the hands of who encrypts and again in pending, twice bulkQueue and a record.
+	answerLimit = 1 << 20
 	// tlsRecord is the payload of a full TLS record (RFC 8446 section 5.1).
 	tlsRecord = 16 << 10
 	// pendingSize is what a borrowed buffer of pending frames holds.
 	pendingSize = 2 * tlsRecord
+	// controlID is the number of the control stream, the first that a client opens.
+	controlID = 1
 )
 
 // frameWriter puts frames on the TLS connection, each whole and in the order of the calls for one stream. It is safe for concurrent
@@ -94,10 +97,13 @@ func (w *frameWriter) pendLocked(f frame) {
 		return
 	}
 	w.pending = f.append(w.borrowedLocked())
-	if w.sock.queued()+len(w.pending) > answerLimit {
+	if w.waitingLocked() > answerLimit {
 		w.failLocked(protocolError("it does not read the answers that it asks for"))
 	}
 }
+
+// waitingLocked is what has been given to the writer and not to the system.
+func (w *frameWriter) waitingLocked() int { return w.sock.queued() + len(w.pending) }
 
 func (w *frameWriter) borrowedLocked() []byte {
 	if w.pending == nil {
@@ -136,7 +142,7 @@ func (w *frameWriter) waitLocked(o *outgoing, small bool, stop, dead <-chan stru
 			return w.err
 		case *o.muted:
 			return errStop
-		case small && (o.cork || w.sock.queued() < 2*bulkQueue):
+		case small && (o.cork || w.waitingLocked() < 2*bulkQueue):
 			return nil
 		case !small && !w.busy && w.sock.queued() < bulkQueue && (!first || len(w.waiters) == 0):
 			return nil

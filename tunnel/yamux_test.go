@@ -455,7 +455,7 @@ func TestYamuxStalledStreamsStayWithinTheBudget(t *testing.T) {
 		return true
 	})
 	used := heapInUse() - before - streams*16<<20 // what the writers hold is the test's
-	if limit := int64(2*max(defaultBudget, streams*initialWindow) + streams*192<<10); used > limit {
+	if limit := int64(2*max(clientBudget, streams*initialWindow) + streams*192<<10); used > limit {
 		t.Errorf("%d MiB for %d stalled streams, limit %d", used>>20, streams, limit>>20)
 	} else {
 		t.Logf("%d MiB for %d stalled streams", used>>20, streams)
