@@ -82,12 +82,15 @@ func (s *Server) assembleFront(enrolment http.Handler) error {
 	s.front = &front{
 		log: s.log, listener: s.listener, tls: config, timeout: limits.HandshakeTimeout, max: int64(limits.Connections),
 		rates: newAddressRates(limits.ConnectionRate, limits.ConnectionBurst, s.now),
-		handshakes: newHandshakes(limits.Handshakes, limits.HandshakesPerAddress, func(n int) {
+		handshakes: newCrowd(limits.Handshakes, limits.HandshakesPerAddress, func(n int) {
 			s.metrics.displaced.Add(float64(n))
 		}),
 		tunnel: s.gateway.HandleTunnel, metrics: s.metrics,
 	}
-	s.web = newWeb(newWebServer(s.log.With("component", "https"), handler), s.listener.Addr(), limits.HTTPS, s.front.released)
+	crowd := newCrowd(limits.HTTPS, limits.HTTPSPerAddress, func(n int) {
+		s.metrics.refused.WithLabelValues("https").Add(float64(n))
+	})
+	s.web = newWeb(newWebServer(s.log.With("component", "https"), handler), s.listener.Addr(), crowd, s.front.released)
 	s.front.web = s.web
 	if s.metricsListener != nil {
 		s.metricsServer = metricsServer(s.metrics, s.health, s.cfg.Metrics.UnsafeListen != "")
@@ -99,7 +102,7 @@ func (s *Server) assembleFront(enrolment http.Handler) error {
 func (s *Server) gauges() {
 	s.metrics.gauge("culvert_connections", "Open connections on the one port.", func() float64 { return float64(s.front.open.Load()) })
 	s.metrics.gauge("culvert_handshakes_pending", "TLS handshakes under way.", func() float64 { return float64(s.front.handshakes.len()) })
-	s.metrics.gauge("culvert_https_connections", "Open HTTPS connections.", func() float64 { return float64(s.web.open.Load()) })
+	s.metrics.gauge("culvert_https_connections", "Open HTTPS connections.", func() float64 { return float64(s.web.open()) })
 	s.metrics.gauge("culvert_issuing_certificate_expiry_timestamp_seconds", "When the issuing certificate ends, in seconds since 1970.",
 		func() float64 { return float64(s.authority.Issuing().NotAfter.Unix()) })
 	s.metrics.gauge("culvert_audit_failing", "1 while audit records cannot be written.", func() float64 {

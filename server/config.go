@@ -125,8 +125,10 @@ type DialConfig struct {
 type LimitsConfig struct {
 	// Connections are all open connections. Default 20000.
 	Connections int `yaml:"connections"`
-	// HTTPS are open HTTPS connections among them. Default 2000.
-	HTTPS int `yaml:"https"`
+	// HTTPS are open HTTPS connections among them. One more displaces the
+	// oldest. Default 2000, and 200 for one address.
+	HTTPS           int `yaml:"https"`
+	HTTPSPerAddress int `yaml:"https_per_address"`
 	// Handshakes are connections whose TLS handshake is not done. One more
 	// displaces the oldest. Default 4096, and 256 for one address.
 	Handshakes           int `yaml:"handshakes"`
@@ -199,7 +201,7 @@ func DefaultConfig() Config {
 		Certificates: CertificatesConfig{TTL: time.Hour, Session: 12 * time.Hour},
 		Dial:         DialConfig{Timeout: 15 * time.Second},
 		Limits: LimitsConfig{
-			Connections: 20000, HTTPS: 2000,
+			Connections: 20000, HTTPS: 2000, HTTPSPerAddress: 200,
 			Handshakes: 4096, HandshakesPerAddress: 256, HandshakeTimeout: 10 * time.Second,
 			ConnectionRate: 50, ConnectionBurst: 500,
 			Sessions: 10000, SessionsPerUser: 32, StreamsPerSession: 1024, StreamsPerUser: 4096, Streams: 100000,

@@ -33,7 +33,7 @@ type front struct {
 	timeout    time.Duration // of one handshake
 	max        int64         // open connections
 	rates      *addressRates
-	handshakes *handshakes
+	handshakes *crowd
 	web        *web
 	// tunnel serves a tunnel connection until it has ended, and says why it did.
 	tunnel  func(context.Context, *tunnel.Socket, *tls.Conn) error
@@ -105,7 +105,7 @@ func (f *front) refuse(conn net.Conn, limit string) {
 func (f *front) released() { f.open.Add(-1) }
 
 // handle owns conn until the HTTPS side has taken it.
-func (f *front) handle(ctx context.Context, conn net.Conn, pending *handshake) {
+func (f *front) handle(ctx context.Context, conn net.Conn, pending *member) {
 	taken := false
 	defer func() {
 		if v := recover(); v != nil {
@@ -132,10 +132,7 @@ func (f *front) handle(ctx context.Context, conn net.Conn, pending *handshake) {
 	case state.NegotiatedProtocol == acmeALPN:
 		// The authority has seen the challenge's certificate; that was all.
 	default:
-		taken = f.web.take(secure)
-		if !taken {
-			f.metrics.refused.WithLabelValues("https").Inc()
-		}
+		taken = f.web.take(secure, conn)
 	}
 }
 

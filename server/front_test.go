@@ -4,10 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -90,30 +90,42 @@ func TestThreatHandshakeStall(t *testing.T) {
 
 // Threat class: body before authentication. A slow request is ended.
 func TestThreatManyHTTPSConnectionsAreCapped(t *testing.T) {
-	i := everything(t, func(cfg *Config) { cfg.Limits.HTTPS = 5 })
+	i := everything(t, func(cfg *Config) { cfg.Limits.HTTPS, cfg.Limits.HTTPSPerAddress = 5, 5 })
 	r := i.serve(Options{})
 	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}
-	for n := range 5 {
+	var conns []*tls.Conn
+	for n := range 6 {
 		conn, err := tls.Dial("tcp", r.Addr().String(), config)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		eventually(t, "the connection is counted", func() bool { return r.web.open.Load() == int64(n+1) })
+		conns = append(conns, conn)
+		eventually(t, "the connection is counted", func() bool { return r.web.open() == min(n+1, 5) })
 	}
-	conn, err := tls.Dial("tcp", r.Addr().String(), config)
-	if err != nil {
-		t.Fatal(err)
+	_ = conns[0].SetDeadline(time.Now().Add(patience))
+	if _, err := conns[0].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the oldest connection, one too many now: %v", err)
 	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience))
-	fmt.Fprint(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-	if n, err := conn.Read(make([]byte, 100)); err == nil {
-		t.Errorf("the sixth connection was served: %d bytes", n)
+	eventually(t, "it is counted", func() bool { return testutil.ToFloat64(r.metrics.refused.WithLabelValues("https")) == 1 })
+}
+
+// A stranger who opens HTTPS connections and leaves them there keeps nobody from logging in.
+func TestThreatIdleHTTPSConnectionsKeepNobodyOut(t *testing.T) {
+	i := everything(t, func(cfg *Config) { cfg.Limits.HTTPS, cfg.Limits.HTTPSPerAddress = 10, 5 })
+	r := i.serve(Options{})
+	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}
+	for range 30 {
+		conn, err := tls.Dial("tcp", r.Addr().String(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
 	}
-	if got := testutil.ToFloat64(r.metrics.refused.WithLabelValues("https")); got != 1 {
-		t.Errorf("%v refusals are counted", got)
+	if _, err := r.login("ada"); err != nil {
+		t.Errorf("a login beside them: %v", err)
 	}
+	eventually(t, "the address has its share", func() bool { return r.web.open() <= 5 })
 }
 
 func TestConnectionRateOfOneAddress(t *testing.T) {
@@ -193,9 +205,9 @@ func TestAcceptBacksOff(t *testing.T) {
 
 func TestHandshakesDisplaceTheOldest(t *testing.T) {
 	var displaced int
-	h := newHandshakes(3, 2, func(n int) { displaced += n })
+	h := newCrowd(3, 2, func(n int) { displaced += n })
 	closed := map[string]bool{}
-	add := func(name, address string) *handshake {
+	add := func(name, address string) *member {
 		return h.add(&namedConn{closed: func() { closed[name] = true }}, netip.MustParsePrefix(address))
 	}
 	add("a1", "192.0.2.1/32")

@@ -228,7 +228,7 @@ func (f *faults) limits(l *LimitsConfig) {
 		key   string
 		value int
 	}{
-		{"connections", l.Connections}, {"https", l.HTTPS}, {"handshakes", l.Handshakes},
+		{"connections", l.Connections}, {"https", l.HTTPS}, {"https_per_address", l.HTTPSPerAddress}, {"handshakes", l.Handshakes},
 		{"handshakes_per_address", l.HandshakesPerAddress}, {"connection_rate", l.ConnectionRate},
 		{"connection_burst", l.ConnectionBurst}, {"sessions", l.Sessions}, {"sessions_per_user", l.SessionsPerUser},
 		{"streams_per_session", l.StreamsPerSession}, {"streams_per_user", l.StreamsPerUser},

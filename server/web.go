@@ -7,7 +7,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -104,39 +104,59 @@ func guarded(log *slog.Logger, panics func(), next http.Handler) http.Handler {
 	})
 }
 
-// A web is the HTTPS side: its server, the queue that feeds it, and how many
-// connections it has.
+// A web is the HTTPS side: its server, the queue that feeds it, and the
+// connections that it has.
 type web struct {
 	server *http.Server
 	queue  *connQueue
-	max    int64
-	open   atomic.Int64
+	crowd  *crowd
 	done   func() // told when a connection has gone
+
+	mu      sync.Mutex
+	members map[net.Conn]*member // by the connection that the server has
 }
 
-func newWeb(server *http.Server, addr net.Addr, max int, done func()) *web {
-	w := &web{server: server, queue: newConnQueue(addr), max: int64(max), done: done}
-	server.ConnState = func(_ net.Conn, state http.ConnState) {
+func newWeb(server *http.Server, addr net.Addr, crowd *crowd, done func()) *web {
+	w := &web{server: server, queue: newConnQueue(addr), crowd: crowd, done: done, members: make(map[net.Conn]*member)}
+	server.ConnState = func(conn net.Conn, state http.ConnState) {
 		if state == http.StateClosed || state == http.StateHijacked {
-			w.release()
+			w.release(conn)
+			w.done()
 		}
 	}
 	return w
 }
 
-func (w *web) release() {
-	w.open.Add(-1)
-	w.done()
-}
-
-// take hands a connection to the server. When it is false, the caller still
-// owns the connection.
-func (w *web) take(conn net.Conn) bool {
-	if w.open.Add(1) > w.max || !w.queue.push(conn) {
-		w.open.Add(-1)
+// take hands a connection to the server; raw is the one below TLS, which is
+// closed when a newer one takes its place. When it is false, the caller still owns
+// the connection.
+func (w *web) take(secure, raw net.Conn) bool {
+	one := w.crowd.add(raw, addressKey(raw.RemoteAddr()))
+	w.mu.Lock()
+	w.members[secure] = one
+	w.mu.Unlock()
+	if !w.queue.push(secure) {
+		w.release(secure)
 		return false
 	}
 	return true
+}
+
+func (w *web) release(secure net.Conn) {
+	w.mu.Lock()
+	one := w.members[secure]
+	delete(w.members, secure)
+	w.mu.Unlock()
+	if one != nil {
+		w.crowd.done(one)
+	}
+}
+
+// open is how many connections there are.
+func (w *web) open() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.members)
 }
 
 // serve runs until shutdown or close.
