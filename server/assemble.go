@@ -37,7 +37,11 @@ func (s *Server) assemble(ctx context.Context) error {
 	s.dialer, err = dialer.New(dialer.Config{
 		Resolve: s.opts.Resolve, DNSServer: s.cfg.Dial.Resolver, Timeout: s.cfg.Dial.Timeout,
 		Own: s.ownAddresses, Logger: s.log.With("component", "dialer"),
-		Resolved: func(host string, addrs []netip.Addr) { s.rules.set().Learn(host, addrs) },
+		Resolved: func(host string, addrs []netip.Addr) {
+			if s.rules.set().Learn(host, addrs) {
+				signal(s.learned)
+			}
+		},
 	})
 	if err != nil {
 		return err

@@ -31,6 +31,7 @@ func (s *Server) policyAccepted(ctx context.Context, set *policy.Set, why string
 	if s.gateway != nil { // first the effect: nobody waits for the disk
 		s.gateway.PolicyChanged()
 	}
+	signal(s.newNames)
 	s.record(ctx, audit.Record{Event: audit.EventPolicyLoaded, Policy: set.Version(), Detail: why})
 }
 

@@ -2,9 +2,12 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,7 +16,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/durable"
+	"github.com/culvert-vpn/culvert/server/policy"
+	"github.com/culvert-vpn/culvert/server/session"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
 // lockedBuffer is a log that several goroutines write to.
@@ -97,6 +104,58 @@ func TestDrainDelayKeepsAccepting(t *testing.T) {
 }
 
 // Threat class: configuration escalation (cloudflared CVE-2023-1314).
+// The address of a denied service is refused as part of a network, too, from the moment on in which the policy says so and not from
+// the next round of look-ups; and a stream that is open to it by then is decided again.
+func TestThreatNameLearnedLate(t *testing.T) {
+	i := everything(t, nil)
+	const network = `
+version: 1
+services:
+  lab: {network: 10.20.0.0/16, ports: [443]}
+%s
+rules:
+  - {name: engineers, subjects: {groups: [engineering]}, allow: [lab]}
+`
+	writeFile(t, i.cfg.Policy.File, fmt.Sprintf(network, ""))
+	resolve := func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("10.20.1.8")}, nil
+	}
+	r := i.serve(Options{Resolve: resolve})
+	ada := auth.Identity{Issuer: "https://idp.example.com/", Subject: "ada", Provider: "corp", Groups: []string{"engineering"}, GroupsKnown: true, Session: auth.NewSessionID()}
+	subject, target := policy.NewSubject(ada), wire.HostTarget(wire.KindTCP, "10.20.1.8", 443)
+	decide := func() error {
+		if d := r.rules.set().Decide(subject, target); !d.Allowed {
+			return errors.New(d.Reason)
+		}
+		return nil
+	}
+	if err := decide(); err != nil {
+		t.Fatal(err)
+	}
+	live, err := r.registry.Add(t.Context(), session.Spec{Identity: ada, Serial: "1", NotAfter: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer live.Remove()
+	stream, err := live.OpenStream(session.StreamSpec{Target: target, Recheck: decide})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	writeFile(t, i.cfg.Policy.File, fmt.Sprintf(network, "  payroll: {address: \"payroll.internal:443\"}")+"  - {name: nobody, subjects: {users: [\"*\"]}, deny: [payroll]}\n")
+	if err := r.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-stream.Context().Done():
+	case <-time.After(10 * time.Second):
+		t.Error("the stream lives on")
+	}
+	if err := decide(); err == nil {
+		t.Error("the address is open")
+	}
+}
+
 func TestThreatFilesThatEverybodyMayWriteAreRefused(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no such modes on Windows")

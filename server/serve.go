@@ -75,7 +75,10 @@ func (s *Server) startServing(life context.Context, background *sync.WaitGroup, 
 		"locks":       func() { s.standing.run(life) },
 		"clean-up":    func() { s.cleanUp(life) },
 		"leaf":        func() { s.keepLeaf(life) },
-		"names":       func() { s.dialer.Watch(life, lookUpEvery, func() []string { return s.rules.set().Hosts() }) },
+		"names": func() {
+			s.dialer.Watch(life, lookUpEvery, s.newNames, func() []string { return s.rules.set().Hosts() })
+		},
+		"learned names": func() { s.redecideLearned(life) },
 	}
 	if s.certWatch != nil {
 		jobs["certificate files"] = func() { s.certWatch.run(life, func() { _ = s.reloadCertificate(life, "the files changed") }) }
@@ -93,6 +96,32 @@ func (s *Server) startServing(life context.Context, background *sync.WaitGroup, 
 	}
 	for name, job := range jobs {
 		background.Go(func() { s.guard(life, name, job) })
+	}
+}
+
+// redecideLearned has open streams decided again when a name turns out to lead to an address that somebody may have opened as part
+// of a network: at most once a second, as some names resolve to something else each time.
+func (s *Server) redecideLearned(ctx context.Context) {
+	for {
+		select {
+		case <-s.learned:
+		case <-ctx.Done():
+			return
+		}
+		if n := s.registry.Redecide(); n > 0 {
+			s.log.Info("streams were cut: their addresses belong to services that are denied", "streams", n)
+		}
+		if !sleep(ctx, time.Second) {
+			return
+		}
+	}
+}
+
+// signal wakes whoever waits for c, which has room for one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 

@@ -62,6 +62,8 @@ type Server struct {
 	rules     *rules
 	registry  *session.Registry
 	dialer    *dialer.Dialer
+	newNames  chan struct{} // the policy may dial other names than before
+	learned   chan struct{} // open streams have to be decided again by what names resolve to
 	gateway   *gateway.Gateway
 	standing  *standing
 	providers []*provider
@@ -93,7 +95,8 @@ func New(ctx context.Context, cfg Config, opts Options) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, opts: opts, log: opts.Logger, now: opts.Now, metrics: newMetrics(), hurry: make(chan struct{})}
+	s := &Server{cfg: cfg, opts: opts, log: opts.Logger, now: opts.Now, metrics: newMetrics(), hurry: make(chan struct{}),
+		newNames: make(chan struct{}, 1), learned: make(chan struct{}, 1)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

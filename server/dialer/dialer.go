@@ -33,7 +33,7 @@ type Config struct {
 	// LocalAddrs returns this machine's addresses, to recognise own listeners. Optional: those of the
 	// network interfaces.
 	LocalAddrs func() ([]netip.Addr, error)
-	// Resolved is told what a name resolved to, for policy.Set.Learn. Optional.
+	// Resolved is told everything that a name resolved to, for policy.Set.Learn. Optional.
 	Resolved func(host string, addrs []netip.Addr)
 	// ResolveTimeout bounds one look-up. Default 5 s.
 	ResolveTimeout time.Duration
@@ -166,14 +166,14 @@ func (d *Dialer) Resolve(ctx context.Context, host string) ([]netip.Addr, error)
 	if len(addrs) == 0 {
 		return nil, &Error{Code: wire.CodeUnreachable, Reason: "the name " + host + " has no address", Remedy: remedyOwner}
 	}
-	d.cfg.Resolved(host, addrs)
-	return addrs, nil
+	d.cfg.Resolved(host, slices.Clone(addrs)) // all of them: whoever names one himself must not come by
+	return addrs[:min(len(addrs), maxAddresses)], nil
 }
 
 func tidy(found []netip.Addr) []netip.Addr {
 	var addrs []netip.Addr
 	for _, a := range found {
-		if a = a.Unmap(); a.IsValid() && !slices.Contains(addrs, a) && len(addrs) < maxAddresses {
+		if a = a.Unmap(); a.IsValid() && !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
 		}
 	}

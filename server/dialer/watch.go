@@ -10,17 +10,18 @@ import (
 // watchLookups is how many look-ups of a Watch run at once.
 const watchLookups = 8
 
-// Watch looks up the names that hosts returns, at once and then every so often, until ctx ends, so that
-// Config.Resolved knows their addresses before anybody dials them. Without it, a service's address that
+// Watch looks up the names that hosts returns, at once, then every so often and whenever now says that there are
+// others (nil: never), until ctx ends, so that Config.Resolved knows their addresses before anybody dials them. Without it, a service's address that
 // nobody has dialed by name yet could be reached as part of a network whose rule is wider. Names that do
 // not resolve are tried again with the next round.
-func (d *Dialer) Watch(ctx context.Context, every time.Duration, hosts func() []string) {
+func (d *Dialer) Watch(ctx context.Context, every time.Duration, now <-chan struct{}, hosts func() []string) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
 		d.lookUpAll(ctx, hosts())
 		select {
 		case <-ticker.C:
+		case <-now:
 		case <-ctx.Done():
 			return
 		}

@@ -23,16 +23,18 @@ func TestWatch(t *testing.T) {
 			},
 		})
 		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
+		done, now := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(done)
-			d.Watch(ctx, time.Minute, func() []string { return []string{"a.internal", "gone.internal", "b.internal"} })
+			d.Watch(ctx, time.Minute, now, func() []string { return []string{"a.internal", "gone.internal", "b.internal"} })
 		}()
-		time.Sleep(150 * time.Second)
+		time.Sleep(90 * time.Second)
+		now <- struct{}{}
+		time.Sleep(60 * time.Second)
 		cancel()
 		<-done
 		counts := []int{known["a.internal"], known["b.internal"], known["gone.internal"]}
-		if !slices.Equal(counts, []int{3, 3, 0}) {
+		if !slices.Equal(counts, []int{4, 4, 0}) {
 			t.Errorf("look-ups %v", counts)
 		}
 	})

@@ -274,8 +274,12 @@ func TestLearn(t *testing.T) {
 	ops := sub("a@b.c", "operators")()
 	at := func(a string) string { return s.Decide(ops, host(a, 443)).ServiceName() }
 	one, two := netip.MustParseAddr("10.9.9.1"), netip.MustParseAddr("::ffff:10.9.9.2")
-	s.Learn("payroll.internal", []netip.Addr{one})
-	s.Learn("unknown.internal", []netip.Addr{two})
+	if !s.Learn("payroll.internal", []netip.Addr{one}) || s.Learn("payroll.internal", []netip.Addr{one}) {
+		t.Error("Learn does not tell a change")
+	}
+	if s.Learn("unknown.internal", []netip.Addr{two}) {
+		t.Error("a name that nothing dials changes something")
+	}
 	if at("10.9.9.1") != "payroll" || at("10.9.9.2") != "any" {
 		t.Error("not learned")
 	}

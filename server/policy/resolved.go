@@ -23,11 +23,14 @@ func NewResolved() *Resolved { return new(Resolved) }
 
 // Learn records what the name that services dial resolved to. It replaces what was known, but an
 // empty answer does not: a name that is gone for a moment must not open its address. Names that no
-// service dials are ignored.
-func (s *Set) Learn(host string, addrs []netip.Addr) {
-	if len(addrs) > 0 && s.dials(host) {
-		s.resolved.learn(host, addrs)
+// service dials are ignored. It reports whether open streams have to be decided again: whether something
+// changed, and addresses can be targets at all.
+func (s *Set) Learn(host string, addrs []netip.Addr) (redecide bool) {
+	if len(addrs) == 0 || !s.dials(host) {
+		return false
 	}
+	changed := s.resolved.learn(host, addrs)
+	return changed && len(s.networks[0].nodes)+len(s.networks[1].nodes) > 0
 }
 
 func (s *Set) dials(host string) bool {
@@ -35,7 +38,7 @@ func (s *Set) dials(host string) bool {
 	return found
 }
 
-func (r *Resolved) learn(host string, addrs []netip.Addr) {
+func (r *Resolved) learn(host string, addrs []netip.Addr) (changed bool) {
 	list := make([]netip.Addr, 0, min(len(addrs), maxLearned))
 	for _, a := range addrs[:min(len(addrs), maxLearned)] {
 		list = append(list, a.Unmap())
@@ -45,7 +48,7 @@ func (r *Resolved) learn(host string, addrs []netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if slices.Equal(r.byHost[host], list) {
-		return
+		return false
 	}
 	if r.byHost == nil {
 		r.byHost, r.byAddr = make(map[string][]netip.Addr), make(map[netip.Addr][]string)
@@ -57,6 +60,7 @@ func (r *Resolved) learn(host string, addrs []netip.Addr) {
 		r.byAddr[a] = append(r.byAddr[a], host)
 	}
 	r.byHost[host] = list
+	return true
 }
 
 func (r *Resolved) forgetLocked(addr netip.Addr, host string) {
