@@ -91,7 +91,7 @@ func TestLoginAndRenewal(t *testing.T) {
 	renewal := RenewRequest{
 		Gateway: g.client(), TrustDomain: "corp.example", Provider: provider, RefreshToken: token, Key: r.Key, Certificate: leaf.Raw,
 		Save: func(_ context.Context, next oidc.Secret, granted []string) error {
-			if g.seen(enroll.PathRenew) > 0 {
+			if next != token && g.seen(enroll.PathRenew) > 0 {
 				t.Error("the new refresh token was used before it was stored")
 			}
 			token, provider.Granted = next, granted

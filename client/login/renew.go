@@ -30,7 +30,9 @@ type RenewRequest struct {
 	Key         *ecdsa.PrivateKey
 	Certificate []byte
 	// Save stores a new refresh token and the scopes that came with it. When it returns nil they must survive a
-	// crash: only then are they used, because the provider has already forgotten the old token. Required.
+	// crash: only then are they used, because the provider has already forgotten the old token. It is called with the
+	// old token first: a disk that is full, or a keyring that is locked, is found out while that one is still good.
+	// Required.
 	Save func(ctx context.Context, token oidc.Secret, granted []string) error
 	// Client names this program to the gateway.
 	Client enroll.ClientInfo
@@ -81,9 +83,15 @@ func Renew(ctx context.Context, r RenewRequest) (*Renewed, error) {
 	if err != nil {
 		return nil, refusedByGateway(err)
 	}
+	if err := r.Save(ctx, r.RefreshToken, r.Provider.Granted); err != nil {
+		return nil, fmt.Errorf("store the refresh token: %w", err)
+	}
 	tokens, err := r.refresh(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	return r.exchange(ctx, leaf, challenge, tokens)
 }
@@ -96,6 +104,9 @@ func (r RenewRequest) challenge(ctx context.Context, leaf *x509.Certificate) ([]
 	return reply.Challenge, nil
 }
 
+// redeemTimeout bounds the exchange of the refresh token, which goes on when the program is told to stop.
+const redeemTimeout = 15 * time.Second
+
 // refresh gets new tokens, and has a new refresh token stored before anything else happens.
 func (r RenewRequest) refresh(ctx context.Context) (oidc.Tokens, error) {
 	opts := oidc.Options{HTTPClient: r.HTTP, Now: r.Now}
@@ -107,6 +118,13 @@ func (r RenewRequest) refresh(ctx context.Context) (oidc.Tokens, error) {
 	if err != nil {
 		return oidc.Tokens{}, err
 	}
+	if ctx.Err() != nil {
+		return oidc.Tokens{}, context.Cause(ctx)
+	}
+	// From here on not under ctx: once the provider has the old token it may be gone, and even an interrupted renewal
+	// must wait for the new one and store it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), redeemTimeout)
+	defer cancel()
 	tokens, err := provider.Refresh(ctx, r.RefreshToken, r.Provider.Granted)
 	if errors.Is(err, oidc.ErrRefreshRefused) {
 		return oidc.Tokens{}, &Refused{Reason: err.Error(), Err: err}
@@ -119,7 +137,6 @@ func (r RenewRequest) refresh(ctx context.Context) (oidc.Tokens, error) {
 		if next == "" {
 			next = r.RefreshToken
 		}
-		// Not under ctx: the old token is gone, so even an interrupted renewal must store the new one.
 		if err := r.Save(context.WithoutCancel(ctx), next, tokens.Scopes); err != nil {
 			return oidc.Tokens{}, fmt.Errorf("store the new refresh token: %w", err)
 		}

@@ -69,7 +69,9 @@ func TestAnInterruptedRenewalStoresTheNewToken(t *testing.T) {
 	var stored oidc.Secret
 	request := renewal(r, g, result, nil)
 	request.Save = func(ctx context.Context, token oidc.Secret, _ []string) error {
-		cancel()
+		if token != result.RefreshToken {
+			cancel()
+		}
 		stored = token
 		return ctx.Err()
 	}
@@ -81,6 +83,65 @@ func TestAnInterruptedRenewalStoresTheNewToken(t *testing.T) {
 	if _, err := Renew(t.Context(), request); err != nil {
 		t.Errorf("the next renewal: %v", err)
 	}
+}
+
+// A disk that takes nothing is found out while the old refresh token is still good.
+func TestFaultDiskFullBeforeTheRefreshTokenIsUsed(t *testing.T) {
+	_, config, exchanges := startIDP(t)
+	g := newGateway(t, config)
+	r, result := login(t, g, "ada")
+	full, before := errors.New("disk full"), exchanges()
+	request := renewal(r, g, result, nil)
+	request.Save = func(context.Context, oidc.Secret, []string) error { return full }
+	if _, err := Renew(t.Context(), request); !errors.Is(err, full) {
+		t.Errorf("%v, want the disk's error", err)
+	}
+	if exchanges() != before {
+		t.Error("the refresh token was used up, and what came for it could not be stored")
+	}
+}
+
+// A program that is stopped while the provider answers still stores the new refresh token: the old one is gone.
+func TestFaultStoppedWhileTheProviderAnswers(t *testing.T) {
+	_, config, exchanges := startIDP(t)
+	g := newGateway(t, config)
+	r, result := login(t, g, "ada")
+	before := exchanges()
+	ctx, cancel := context.WithCancel(t.Context())
+	stored := result.RefreshToken
+	request := renewal(r, g, result, func(token oidc.Secret) { stored = token })
+	request.HTTP = &http.Client{Transport: stopper{exchanges, before, cancel}}
+	if _, err := Renew(ctx, request); !errors.Is(err, context.Canceled) || exchanges() != before+1 {
+		t.Fatalf("%v, %d exchanges", err, exchanges()-before)
+	}
+	if stored == result.RefreshToken {
+		t.Fatal("the new refresh token is lost")
+	}
+	request = renewal(r, g, result, func(oidc.Secret) {})
+	request.RefreshToken = stored
+	if _, err := Renew(t.Context(), request); err != nil {
+		t.Errorf("the next renewal: %v", err)
+	}
+}
+
+// stopper cancels when the provider has exchanged the token and its answer is on the way.
+type stopper struct {
+	exchanges func() int
+	before    int
+	cancel    context.CancelFunc
+}
+
+func (s stopper) RoundTrip(r *http.Request) (*http.Response, error) {
+	reply, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil || s.exchanges() == s.before {
+		return reply, err
+	}
+	s.cancel()
+	if err := r.Context().Err(); err != nil {
+		_ = reply.Body.Close()
+		return nil, err
+	}
+	return reply, nil
 }
 
 func TestALostRenewalIsSentAgainWithAnotherChallenge(t *testing.T) {
