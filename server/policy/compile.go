@@ -35,6 +35,7 @@ type Set struct {
 	byUser    map[userKey][]int32
 	everyone  map[string][]int32 // by provider; "" is everyone of every provider
 	groupDeny map[string][]int32 // rules that deny a group, by the group's provider
+	emailDeny map[string][]int32 // rules that deny an e-mail address, by its provider
 
 	views viewCache
 }
@@ -178,7 +179,7 @@ func (s *Set) indexRules() {
 // indexSubjects files each rule under everything that makes it match.
 func (s *Set) indexSubjects() {
 	s.byGroup, s.byUser = make(map[groupKey][]int32), make(map[userKey][]int32)
-	s.everyone, s.groupDeny = make(map[string][]int32), make(map[string][]int32)
+	s.everyone, s.groupDeny, s.emailDeny = make(map[string][]int32), make(map[string][]int32), make(map[string][]int32)
 	for i, r := range s.doc.Rules {
 		for _, g := range r.Groups {
 			for _, k := range groupKeys(g, s.several) {
@@ -193,6 +194,9 @@ func (s *Set) indexSubjects() {
 				file(s.everyone, u.Provider, int32(i))
 			} else {
 				file(s.byUser, keyOfUser(u), int32(i))
+			}
+			if u.Email != "" && len(r.Deny) > 0 {
+				file(s.emailDeny, u.Provider, int32(i))
 			}
 		}
 	}

@@ -57,7 +57,7 @@ func TestDecide(t *testing.T) {
 		{"default deny", sub("a@b.c"), service("payroll"), "denied", "payroll", "", ConditionNoAllow},
 		{"by e-mail", sub("ADA@corp.example"), service("payroll"), "ok", "payroll", "finance", ""},
 		{"by subject", sub("eve"), service("payroll"), "ok", "payroll", "finance", ""},
-		{"e-mail not trusted", func() *Subject { return NewSubject(unverified) }, service("payroll"), "denied", "payroll", "", ConditionEmailUntrusted},
+		{"e-mail not trusted", func() *Subject { return NewSubject(unverified) }, service("payroll"), "denied", "payroll", "mallory", ConditionEmailUntrusted},
 		{"deny by e-mail that is not trusted", func() *Subject { return NewSubject(mallory) }, service("wiki"), "denied", "wiki", "mallory", ConditionEmailUntrusted},
 		{"by tag", sub("a@b.c", "finance"), service("payroll"), "ok", "payroll", "finance", ""},
 		{"udp", sub("a@b.c"), wire.ServiceTarget(wire.KindUDP, "dns"), "ok", "dns", "staff", ""},
@@ -263,6 +263,21 @@ func TestConcurrentUse(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// The reason names what is missing where a rule would allow by an e-mail address that nobody vouches for.
+func TestAllowByEmailThatIsNotTrusted(t *testing.T) {
+	s := mustLoad(t, `version: 1
+services:
+  wiki: {address: "wiki.internal:8080"}
+rules:
+  - {name: ada, subjects: {users: [ada@corp.example]}, allow: [wiki]}
+`, "corp")
+	ada := person("ada@corp.example")
+	ada.EmailTrusted = false
+	if d := s.Decide(NewSubject(ada), service("wiki")); d.Allowed || d.Condition != ConditionEmailUntrusted || d.Rule != "" {
+		t.Errorf("%+v", d)
+	}
 }
 
 func TestLearn(t *testing.T) {

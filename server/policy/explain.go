@@ -62,8 +62,8 @@ func (s *Set) refuse(v *view, idx int32, verdict verdict) Decision {
 		d.Condition, d.Remedy = ConditionGroupsUnknown, remedyLogin
 		d.Reason = "the provider did not say which groups you are in, so a deny for a group applies to you: " + d.Reason
 	case kind == verdictDenyEmail:
-		d.Condition = ConditionEmailUntrusted
-		d.Reason = "your e-mail address is not confirmed, but a deny for it applies to you: " + d.Reason
+		d.Condition, d.Remedy = ConditionEmailUntrusted, remedyLogin
+		d.Reason = "your provider does not vouch for an e-mail address of yours, so a deny for one applies to you: " + d.Reason
 	case kind == verdictNone && v.groupsUnknown:
 		d.Condition, d.Remedy = ConditionGroupsUnknown, remedyLogin
 		d.Reason = "the provider did not say which groups you are in, so no rule for a group applies: " + d.Reason

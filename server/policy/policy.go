@@ -9,8 +9,8 @@
 //
 //   - Nothing is allowed that no rule allows, and a deny wins over every allow.
 //   - An allow that cannot be decided does not match and a deny that cannot be decided matches: with
-//     groups unknown no allow by group holds while every deny by group does, and an e-mail address that
-//     the provider does not vouch for still counts in a deny.
+//     groups unknown no allow by group holds while every deny by group does, and without an e-mail address
+//     that the provider vouches for no allow by e-mail holds while every deny by e-mail does.
 //   - An address belongs to every service that contains it: one deny among them denies.
 //   - Addresses are compared unmapped. Loopback, link-local, metadata and translated spellings belong to
 //     a service only where it names them literally, see [SpecialRange].

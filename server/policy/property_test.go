@@ -119,8 +119,10 @@ func (n naive) matches(r *Rule, id auth.Identity) (allow, deny bool) {
 		switch {
 		case u.Everyone, u.Subject != "" && u.Subject == id.Subject:
 			allow, deny = true, true
+		case u.Email != "" && !id.EmailTrusted:
+			deny = true
 		case u.Email != "" && u.Email == strings.ToLower(id.Email):
-			allow, deny = allow || id.EmailTrusted, true
+			allow, deny = true, true
 		}
 	}
 	return allow, deny

@@ -76,12 +76,13 @@ func (s *Set) RunTests() []Failure {
 	return failures
 }
 
-// identityOf makes up the person of a test. An e-mail address counts as vouched for.
+// identityOf makes up the person of a test. The e-mail address counts as vouched for; where the test names none, it is one
+// that no rule names.
 func (s *Set) identityOf(t *Test) auth.Identity {
-	id := auth.Identity{Provider: s.provider, GroupsKnown: !t.GroupsUnknown}
+	id := auth.Identity{Provider: s.provider, GroupsKnown: !t.GroupsUnknown, EmailTrusted: true}
 	if u := t.User; u != nil {
 		id.Provider = cmp.Or(u.Provider, s.provider)
-		id.Subject, id.Email, id.EmailTrusted = u.Subject, u.Email, u.Email != ""
+		id.Subject, id.Email = u.Subject, u.Email
 	}
 	for _, g := range t.Groups {
 		name := g.Text

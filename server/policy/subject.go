@@ -31,7 +31,7 @@ type view struct {
 	set           *Set
 	verdicts      []verdict
 	groupsUnknown bool // the provider did not say which groups
-	emailIgnored  bool // a rule names the e-mail address, but it is not trusted
+	emailIgnored  bool // a rule would allow by the e-mail address, but it is not trusted
 }
 
 // A verdict is the rule that decides and how it does: rule<<3 | kind. Zero: no rule.
@@ -42,7 +42,7 @@ const (
 	verdictAllow             // an allow matched
 	verdictDeny              // a deny matched
 	verdictDenyGroup         // a deny by group, and the groups are unknown
-	verdictDenyEmail         // a deny by an e-mail address that is not trusted
+	verdictDenyEmail         // a deny by an e-mail address, and theirs is not trusted
 )
 
 func newVerdict(rule int32, kind verdict) verdict { return verdict(rule)<<3 | kind }
@@ -55,7 +55,8 @@ func (v verdict) denies() bool  { return v.kind() >= verdictDeny }
 type match struct {
 	certain []int32 // they match
 	byGroup []int32 // their denies apply because the groups are unknown
-	byEmail []int32 // their denies apply although the e-mail address is not trusted
+	byEmail []int32 // their denies apply because the e-mail address is not trusted
+	ignored []int32 // they name the e-mail address, which is not trusted
 }
 
 // viewOf returns the subject's view of this policy, made at its first use.
@@ -83,20 +84,29 @@ func (s *Set) match(sub *Subject) match {
 		add(&m.certain, s.everyone[p])
 		add(&m.certain, s.byUser[userKey{p, true, sub.id.Subject}])
 	}
-	if sub.email != "" {
-		list := &m.byEmail
-		if sub.id.EmailTrusted {
-			list = &m.certain
-		}
-		add(list, s.byUser[userKey{"", false, sub.email}])
-		add(list, s.byUser[userKey{p, false, sub.email}])
-	}
+	s.matchEmail(sub, &m)
 	s.matchGroups(sub, &m)
-	for _, list := range []*[]int32{&m.certain, &m.byGroup, &m.byEmail} {
+	for _, list := range []*[]int32{&m.certain, &m.byGroup, &m.byEmail, &m.ignored} {
 		slices.Sort(*list)
 		*list = slices.Compact(*list)
 	}
 	return m
+}
+
+// matchEmail: whoever shows no address, or one that nobody vouches for, may be anybody whom a deny names. (The client chooses the
+// scopes of its login, so an address can be left out at will.)
+func (s *Set) matchEmail(sub *Subject, m *match) {
+	p := sub.id.Provider
+	var named []int32
+	if sub.email != "" {
+		named = append(slices.Clone(s.byUser[userKey{"", false, sub.email}]), s.byUser[userKey{p, false, sub.email}]...)
+	}
+	if sub.id.EmailTrusted {
+		m.certain = append(m.certain, named...)
+		return
+	}
+	m.ignored = named
+	m.byEmail = append(slices.Clone(s.emailDeny[""]), s.emailDeny[p]...)
 }
 
 func (s *Set) matchGroups(sub *Subject, m *match) {
@@ -115,9 +125,9 @@ func (s *Set) matchGroups(sub *Subject, m *match) {
 
 // key identifies the view that a match leads to.
 func (m match) key(groupsUnknown bool) string {
-	n := len(m.certain) + len(m.byGroup) + len(m.byEmail) + 3
+	n := len(m.certain) + len(m.byGroup) + len(m.byEmail) + len(m.ignored) + 4
 	b := make([]byte, 0, 4*n)
-	for _, list := range [][]int32{m.certain, m.byGroup, m.byEmail} {
+	for _, list := range [][]int32{m.certain, m.byGroup, m.byEmail, m.ignored} {
 		b = binary.LittleEndian.AppendUint32(b, uint32(len(list)))
 		for _, i := range list {
 			b = binary.LittleEndian.AppendUint32(b, uint32(i))
@@ -139,6 +149,8 @@ func (s *Set) buildView(m match, groupsUnknown bool) *view {
 	}
 	for _, i := range m.byEmail {
 		v.apply(s.rules[i].deny, newVerdict(i, verdictDenyEmail))
+	}
+	for _, i := range m.ignored {
 		v.emailIgnored = v.emailIgnored || len(s.rules[i].allow) > 0
 	}
 	for _, i := range m.certain {

@@ -112,6 +112,31 @@ rules:
 	}
 }
 
+// Whoever is denied by e-mail address must not come by with a token that has none (the client chooses the scopes of its login), or with
+// another one that nobody vouches for: a deny that cannot be decided matches.
+func TestThreatDenyByEmailIsNotEvaded(t *testing.T) {
+	s := mustLoad(t, office, "corp")
+	for name, email := range map[string]string{"no address": "", "another one, not trusted": "somebody@corp.example"} {
+		id := person("mallory@corp.example", "operators")
+		id.Email, id.EmailTrusted = email, false
+		if d := s.Decide(NewSubject(id), service("wiki")); d.Allowed || d.Condition != ConditionEmailUntrusted || d.Rule != "mallory" {
+			t.Errorf("%s: %+v", name, d)
+		}
+	}
+	several := mustLoad(t, `version: 1
+services:
+  wiki: {address: "wiki.internal:8080"}
+rules:
+  - {name: staff, subjects: {users: ["*"]}, allow: [wiki]}
+  - {name: mallory, subjects: {users: ["corp:mallory@corp.example"]}, deny: [wiki]}
+`, "corp", "partner")
+	partner := person("")
+	partner.Provider = "partner"
+	if d := several.Decide(NewSubject(partner), service("wiki")); !d.Allowed {
+		t.Errorf("a deny of another provider's address: %+v", d)
+	}
+}
+
 // Class: e-mail as identity (headscale 0.24) and domain parsing (Coder CVE-2024-27918).
 func TestThreatEmailIsNotParsed(t *testing.T) {
 	s := mustLoad(t, office, "corp")
