@@ -179,7 +179,7 @@ func (s *Session) takeNew(mux *yamux.Stream) *Stream {
 	delete(s.newborn, mux.StreamID())
 	end := s.err
 	s.mu.Unlock()
-	st.attach(mux)
+	st.mux = mux
 	if end != nil { // it was registered too late to be told
 		st.finish(end)
 	}

@@ -3,7 +3,6 @@ package tunnel
 import (
 	"context"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -176,10 +175,10 @@ func (c *control) read() {
 	}
 }
 
-// next reads one message.
+// next reads one message, and returns its length too.
 func (c *control) next() (wire.Message, int, error) {
 	var head [wire.HeaderSize]byte
-	if _, err := io.ReadFull(c.st.mux, head[:]); err != nil {
+	if err := c.st.readFull(head[:]); err != nil {
 		return nil, 0, c.lost(err)
 	}
 	h, err := wire.ParseHeader(head[:])
@@ -187,10 +186,9 @@ func (c *control) next() (wire.Message, int, error) {
 		return nil, 0, protocolError("on the control stream: %v", err)
 	}
 	body := make([]byte, h.Length)
-	if _, err := io.ReadFull(c.st.mux, body); err != nil {
+	if err := c.st.readFull(body); err != nil {
 		return nil, 0, c.lost(err)
 	}
-	c.st.consumed(len(head) + len(body))
 	m, err := wire.Parse(h.Type, body)
 	if err != nil {
 		return nil, 0, protocolError("on the control stream: %v", err)
@@ -200,12 +198,10 @@ func (c *control) next() (wire.Message, int, error) {
 
 // lost is the end of the control stream, which is the end of the session.
 func (c *control) lost(err error) error {
-	select {
-	case <-c.s.done:
-		return c.s.Err()
-	default:
-		return connectionLost(fmt.Errorf("control stream: %w", err))
+	if end := c.s.Err(); end != nil {
+		return end
 	}
+	return protocolError("the control stream ended: %v", err)
 }
 
 func (c *control) handle(m wire.Message) error {

@@ -9,26 +9,27 @@ import (
 // maxRefused is how many streams beyond the limits a peer may have open before it answers their resets.
 const maxRefused = 1024
 
-// inspect sees every frame of the peer before yamux does, on yamux's reading goroutine. It must not wait.
-func (s *Session) inspect(f *frame) (pass bool, err error) {
+// inspect sees every frame of the peer before yamux does, on yamux's reading goroutine. It must not wait. yamux gets flags alone; to is
+// where a body goes, nil for nowhere.
+func (s *Session) inspect(f *frame) (pass bool, to *Stream, err error) {
 	switch f.kind {
 	case framePing:
 		s.inspectPing(f)
-		return false, nil
+		return false, nil, nil
 	case frameGoAway:
-		return false, protocolError("its multiplexer gave up with code %d", f.length)
+		return false, nil, protocolError("its multiplexer gave up with code %d", f.length)
 	}
 	if f.has(flagSYN) {
 		refused, err := s.inspectSYN(f)
 		if refused || err != nil {
-			return false, err
+			return false, nil, err
 		}
 	}
 	s.mu.Lock()
 	st := s.streams[f.id]
 	s.mu.Unlock()
 	if st == nil {
-		return false, s.inspectStray(f)
+		return false, nil, s.inspectStray(f)
 	}
 	return s.inspectStream(st, f)
 }
@@ -113,16 +114,18 @@ func (s *Session) inspectStray(f *frame) error {
 }
 
 // inspectStream counts what comes for an open stream.
-func (s *Session) inspectStream(st *Stream, f *frame) (pass bool, err error) {
-	keep := true
+func (s *Session) inspectStream(st *Stream, f *frame) (pass bool, to *Stream, err error) {
 	if n := f.body(); n > 0 {
-		if f.has(flagFIN) { // yamux closes the stream before it takes the data, and a reader may see only that
-			return false, protocolError("it ended stream %d on a data frame", st.id)
+		if f.has(flagFIN) { // yamux's own reader would see the end before the data
+			return false, nil, protocolError("it ended stream %d on a data frame", st.id)
 		}
-		if keep, err = st.inbound(n); err != nil {
-			return false, err
+		keep, err := st.inbound(n)
+		if err != nil {
+			return false, nil, err
 		}
-		if !keep {
+		if keep {
+			to = st
+		} else {
 			s.mu.Lock()
 			s.dead += int64(n)
 			s.mu.Unlock()
@@ -130,16 +133,14 @@ func (s *Session) inspectStream(st *Stream, f *frame) (pass bool, err error) {
 	}
 	if f.kind == frameWindow {
 		if err := st.addCredit(f.length); err != nil {
-			return false, err
+			return false, nil, err
 		}
 	}
-	if f.kind == frameWindow || !keep {
-		f.kind, f.length = frameWindow, 0 // flags only: yamux's own idea of the window is not used
+	f.kind, f.length = frameWindow, 0
+	if f.flags != 0 {
+		pass, err = s.inspectFlags(st, f)
 	}
-	if f.flags == 0 {
-		return f.kind == frameData, nil
-	}
-	return s.inspectFlags(st, f)
+	return pass, to, err
 }
 
 func (s *Session) inspectFlags(st *Stream, f *frame) (pass bool, err error) {
@@ -158,6 +159,9 @@ func (s *Session) inspectFlags(st *Stream, f *frame) (pass bool, err error) {
 		s.retireLocked(st)
 	}
 	s.mu.Unlock()
+	if f.has(flagFIN) {
+		st.recv.finish()
+	}
 	if f.has(flagRST) {
 		s.peerReset(st)
 	}

@@ -4,30 +4,37 @@ import (
 	"io"
 )
 
-// frameReader stands between TLS and yamux. It shows every header to inspect before yamux sees it, and takes out the frames that
-// inspect does not pass. Only yamux's reading goroutine uses it.
+// frameReader stands between TLS and yamux. It shows every header to inspect before yamux sees it. Bodies never reach yamux: they go to
+// the stream that inspect names, or nowhere. Only yamux's reading goroutine uses it.
 type frameReader struct {
 	src     io.Reader
-	inspect func(*frame) (pass bool, err error)
+	inspect func(*frame) (pass bool, to *Stream, err error)
 
-	body  int  // bytes of the current frame that are still to come
-	drop  bool // they are not passed on
+	body  int     // bytes of the current frame that are still to come
+	to    *Stream // whose they are; nil: they are dropped
+	cur   *chunk  // what of them is there, unless they came at once
 	carry [frameSize]byte
 	have  int // bytes of a header that came in two pieces, in carry
 }
 
-// Read implements io.Reader. yamux asks for 4 KiB or more, or for the rest of a body.
+// Read implements io.Reader. yamux asks for 4 KiB.
 func (r *frameReader) Read(p []byte) (int, error) {
 	for {
+		if r.body > 0 { // nothing for yamux comes before its end
+			if err := r.readBody(p); err != nil {
+				return 0, err
+			}
+			continue
+		}
 		n := copy(p, r.carry[:r.have])
 		if n < r.have || n == len(p) {
 			return 0, io.ErrShortBuffer
 		}
 		r.have = 0
 		m, err := r.src.Read(p[n:])
-		out, ierr := r.filter(p[:n+m])
-		if ierr != nil {
-			return 0, ierr
+		out, ferr := r.filter(p[:n+m])
+		if ferr != nil {
+			return 0, ferr
 		}
 		if out > 0 || err != nil {
 			return out, err
@@ -40,15 +47,7 @@ func (r *frameReader) filter(p []byte) (out int, err error) {
 	in := 0
 	for in < len(p) {
 		if r.body > 0 {
-			k := min(r.body, len(p)-in)
-			if !r.drop {
-				if out != in {
-					copy(p[out:], p[in:in+k])
-				}
-				out += k
-			}
-			in += k
-			r.body -= k
+			in += r.takeBody(p[in:])
 			continue
 		}
 		if len(p)-in < frameSize {
@@ -75,13 +74,56 @@ func (r *frameReader) header(p []byte) (pass bool, err error) {
 		return false, err
 	}
 	r.body = f.body()
-	pass, err = r.inspect(&f)
-	if err != nil {
-		return false, err
-	}
-	r.drop = !pass || f.body() == 0 // inspect may keep the flags and drop the body
-	if pass {
+	pass, r.to, err = r.inspect(&f)
+	if err == nil && pass {
 		f.put(p)
 	}
-	return pass, nil
+	return pass, err
+}
+
+// takeBody takes what p has of the current body, and returns how much that is.
+func (r *frameReader) takeBody(p []byte) int {
+	k := min(r.body, len(p))
+	switch {
+	case r.to == nil:
+	case r.cur == nil && k == r.body && k <= smallChunk:
+		r.to.deliver(p[:k])
+	default:
+		if r.cur == nil {
+			r.cur = newChunk(r.body)
+		}
+		k = r.cur.fill(p[:k])
+	}
+	r.body -= k
+	r.pushIfComplete()
+	return k
+}
+
+// readBody reads more of the current body from below, to where it stays.
+func (r *frameReader) readBody(scratch []byte) error {
+	dst := scratch
+	if r.to != nil {
+		if r.cur == nil {
+			r.cur = newChunk(r.body)
+		}
+		dst = r.cur.free()
+	}
+	n, err := r.src.Read(dst[:min(len(dst), r.body)])
+	if r.cur != nil {
+		r.cur.data = r.cur.data[:len(r.cur.data)+n]
+	}
+	r.body -= n
+	r.pushIfComplete()
+	if n > 0 {
+		return nil // an error comes again
+	}
+	return err
+}
+
+// pushIfComplete hands a chunk to its stream when it is full, or the frame is whole.
+func (r *frameReader) pushIfComplete() {
+	if r.cur != nil && (r.body == 0 || len(r.cur.free()) == 0) {
+		r.to.recv.push(r.cur)
+		r.cur = nil
+	}
 }

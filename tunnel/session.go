@@ -102,13 +102,12 @@ func (s *Session) muxConfig() *yamux.Config {
 	return &yamux.Config{
 		AcceptBacklog:          2 * wire.MaxUndecided, // more than the opens that inspect lets through
 		EnableKeepAlive:        false,
-		KeepAliveInterval:      time.Hour, // unused; yamux wants it positive
-		ConnectionWriteTimeout: time.Hour, // out of reach: after it, yamux's windows are wrong
-		// Twice our own: yamux tops its window up at half, and so never closes it before ours does.
-		MaxStreamWindowSize: uint32(2 * s.cfg.limits.MaxWindow),
-		StreamOpenTimeout:   0, // would close the whole session
-		StreamCloseTimeout:  0, // would end a half-closed download with a clean EOF
-		Logger:              s.log,
+		KeepAliveInterval:      time.Hour,     // unused; yamux wants it positive
+		ConnectionWriteTimeout: time.Hour,     // out of reach: after it, yamux's windows are wrong
+		MaxStreamWindowSize:    initialWindow, // unused: data and credit do not pass through yamux
+		StreamOpenTimeout:      0,             // would close the whole session
+		StreamCloseTimeout:     0,             // would end a half-closed download with a clean EOF
+		Logger:                 s.log,
 	}
 }
 

@@ -68,7 +68,6 @@ func (l *StallLimit) change(delta int) (over int) {
 type progress struct {
 	read  int64
 	since time.Time // when it began to stand; zero: it moves
-	slim  bool      // its buffer was given back
 }
 
 // stands reports whether the stream has something to move and did not move, and since when.
@@ -90,27 +89,14 @@ func (st *Stream) stands(now time.Time) (time.Time, bool) {
 	return st.seen.since, true
 }
 
-// slim gives back the receive buffer of a stream that has nothing in it, and reports whether there was one.
-func (st *Stream) slim(moved bool) {
-	switch {
-	case st.buffered() > 0 || moved:
-		st.seen.slim = false
-	case !st.seen.slim && isClosed(st.attached):
-		st.mux.Shrink()
-		st.seen.slim = true
-	}
-}
-
-// watchStreams gives memory back, and finds the streams that stand. busy says that there is something to look at again soon.
+// watchStreams finds the streams that stand. busy says that there are some.
 func (s *Session) watchStreams(now time.Time) (victims []*Stream, busy bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var stalled []*Stream
 	for _, st := range s.streams {
-		before := st.seen.read
 		since, stands := st.stands(now)
-		st.slim(st.seen.read != before)
-		busy = busy || stands || !st.seen.slim
+		busy = busy || stands
 		if stands && now.Sub(since) >= stallAfter {
 			st.seen.since = since
 			stalled = append(stalled, st)

@@ -27,12 +27,14 @@ type Stream struct {
 	request wire.OpenRequest // set before the user has the stream
 	service string           // as which service the gateway decided it; set before decided is closed
 
-	attached chan struct{} // closed when mux is set
-	mux      *yamux.Stream
-	decided  chan struct{} // closed with the reply
-	dead     chan struct{} // closed with cause
+	mux     *yamux.Stream
+	decided chan struct{} // closed with the reply
+	dead    chan struct{} // closed with cause
 
-	// Receiving: window, granted and unread are for the peer's right to send.
+	recv   receiveBuffer
+	readBy deadline // of reads
+
+	// The peer's right to send.
 	window   atomic.Int64 // current receive window
 	received atomic.Int64 // by the session, including headers of records
 	read     atomic.Int64 // taken out by Read
@@ -76,16 +78,12 @@ var _ net.Conn = (*Stream)(nil)
 func newStream(s *Session, id uint32) *Stream {
 	st := &Stream{
 		s: s, id: id, credit: initialWindow, early: wire.MaxEarlyData, undecided: true, born: time.Now(),
-		attached: make(chan struct{}), decided: make(chan struct{}), dead: make(chan struct{}),
+		decided: make(chan struct{}), dead: make(chan struct{}),
+		recv: receiveBuffer{wake: make(chan struct{}, 1)},
 	}
 	st.window.Store(initialWindow)
 	st.granted.Store(initialWindow)
 	return st
-}
-
-func (st *Stream) attach(mux *yamux.Stream) {
-	st.mux = mux
-	close(st.attached)
 }
 
 // ID is the stream's number within its session; logs of both ends have it.
@@ -144,12 +142,8 @@ func (st *Stream) SetDeadline(t time.Time) error {
 // SetReadDeadline implements net.Conn. A Read that misses it returns an error that is os.ErrDeadlineExceeded; what is read
 // later is not damaged by it.
 func (st *Stream) SetReadDeadline(t time.Time) error {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.cause != nil {
-		return st.cause
-	}
-	return st.mux.SetReadDeadline(t)
+	st.readBy.set(t)
+	return nil
 }
 
 // SetWriteDeadline implements net.Conn. No record is ever cut by a deadline: Write returns how many bytes left, and the
@@ -168,15 +162,11 @@ func (st *Stream) finish(cause error) bool {
 	}
 	st.cause = cause
 	close(st.dead)
-	select {
-	case <-st.attached:
-		_ = st.mux.SetReadDeadline(time.Unix(1, 0)) // wakes a Read
-	default:
-	}
 	hooks := st.onAbort
 	st.onAbort = nil
 	st.mu.Unlock()
 	st.discard.Store(true)
+	st.recv.drop()
 	st.userFinished()
 	if cause != ErrClosed { // Close is no failure
 		for _, h := range hooks {
@@ -231,8 +221,8 @@ func (st *Stream) Close() error {
 	}
 	st.closed = true
 	cut := st.waiting.Load() != 0
-	_ = st.mux.SetReadDeadline(time.Unix(1, 0)) // wakes a Read
 	st.mu.Unlock()
+	st.readBy.set(time.Unix(1, 0)) // wakes a Read
 	switch {
 	case over:
 		st.finish(ErrClosed)
@@ -259,7 +249,7 @@ func (st *Stream) linger() {
 	}
 	st.rmu.Lock()
 	defer st.rmu.Unlock()
-	_ = st.mux.SetReadDeadline(time.Now().Add(lingerTimeout))
+	st.readBy.set(time.Now().Add(lingerTimeout))
 	var b [1]byte
 	n, err := st.readRecord(b[:])
 	switch {

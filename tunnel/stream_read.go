@@ -6,10 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"time"
-
-	"github.com/hashicorp/yamux"
 
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -50,7 +47,7 @@ func (st *Stream) readMessage() (wire.Message, error) {
 
 func (st *Stream) readFull(p []byte) error {
 	for len(p) > 0 {
-		n, err := st.muxRead(p)
+		n, err := st.take(p)
 		if err != nil {
 			return err
 		}
@@ -128,7 +125,7 @@ func (st *Stream) readData(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n, err := st.muxRead(p[:min(len(p), st.rec.left)])
+	n, err := st.take(p[:min(len(p), st.rec.left)])
 	st.rec.left -= n
 	return n, err
 }
@@ -151,7 +148,7 @@ func (st *Stream) readBody(p []byte) (int, error) {
 	}
 	got := 0
 	for st.rec.left > 0 {
-		n, err := st.muxRead(buf[got:size])
+		n, err := st.take(buf[got:size])
 		got += n
 		st.rec.left -= n
 		if err != nil {
@@ -177,7 +174,7 @@ func (st *Stream) readHeader(want wire.Type) error {
 		return io.EOF
 	}
 	for r.have < len(r.head) {
-		n, err := st.muxRead(r.head[r.have:])
+		n, err := st.take(r.head[r.have:])
 		r.have += n
 		if err != nil {
 			return err
@@ -215,43 +212,6 @@ func (st *Stream) endSeen() {
 	}
 }
 
-// muxRead reads from yamux and translates its errors.
-func (st *Stream) muxRead(p []byte) (int, error) {
-	n, err := st.mux.Read(p)
-	if n > 0 {
-		st.consumed(n)
-		return n, nil
-	}
-	if err == nil {
-		return 0, nil
-	}
-	return 0, st.readError(err)
-}
-
-func (st *Stream) readError(err error) error {
-	switch {
-	case err == yamux.ErrTimeout:
-		if cause := st.Err(); cause != nil {
-			return cause
-		}
-		return os.ErrDeadlineExceeded
-	case err == yamux.ErrConnectionReset:
-		<-st.dead // the reason is on its way, in front of the reset
-		return st.Err()
-	}
-	// EOF without an end record: the session ended, or the peer broke the protocol. Never a clean end.
-	if st.s.mux.IsClosed() {
-		<-st.s.done
-		return st.s.Err()
-	}
-	if cause := st.Err(); cause != nil {
-		return cause
-	}
-	cause := &AbortError{Code: wire.AbortTruncated}
-	st.Abort(cause)
-	return cause
-}
-
 // inbound counts n bytes that came for the stream, on yamux's reading goroutine. keep is false when nobody will read them.
 func (st *Stream) inbound(n int) (keep bool, err error) {
 	if st.finSeen { // written on this goroutine only
@@ -283,13 +243,8 @@ func (st *Stream) consumed(n int) {
 	st.s.flow.credit(st.id, n)
 }
 
-// gather is what WriteTo reads into: a few full records.
-type gather struct {
-	bytes  [4 * (wire.HeaderSize + wire.MaxPayload)]byte
-	pieces [][]byte
-}
-
-var gathers = sync.Pool{New: func() any { return new(gather) }}
+// gatherSize is how much WriteTo passes on in one call: a few full records.
+const gatherSize = 4 * largeChunk
 
 // buffersWriter is relay.BuffersWriter.
 type buffersWriter interface {
@@ -336,52 +291,66 @@ func (st *Stream) moveDatagram(w io.Writer) (int, error) {
 	if err := st.readHeader(wire.TypeDatagram); err != nil {
 		return 0, err
 	}
-	g := gathers.Get().(*gather)
-	defer gathers.Put(g)
-	n, err := st.readBody(g.bytes[:wire.MaxPayload])
+	c := newChunk(st.rec.left)
+	defer c.recycle()
+	n, err := st.readBody(c.data[:min(st.rec.left, cap(c.data))])
 	if err != nil {
 		return 0, err
 	}
-	return w.Write(g.bytes[:n])
+	return w.Write(c.data[:n])
 }
 
-// moveTo waits for something to arrive, with a few bytes in hand, and then moves what is there.
+// moveTo waits for something to arrive, and moves what is there.
 func (st *Stream) moveTo(w io.Writer) (int64, error) {
-	var first [64]byte
-	n, err := st.muxRead(first[:])
-	if err != nil {
+	if st.rec.end {
+		return 0, io.EOF
+	}
+	sink, _ := w.(nowWriter)
+	if err := st.awaitData(sink); err != nil {
 		return 0, err
 	}
-	if st.buffered() == 0 {
-		return st.movePieces(w, first[:n], nil)
+	st.recv.mu.Lock()
+	if st.recv.size == 0 { // dropped meanwhile
+		st.recv.mu.Unlock()
+		return 0, st.missed()
 	}
-	g := gathers.Get().(*gather)
-	defer gathers.Put(g)
-	have := copy(g.bytes[:], first[:n])
-	n, err = st.muxRead(g.bytes[have:])
+	first, n := st.recv.detachLocked(gatherSize)
+	st.recv.mu.Unlock()
+	var few [8][]byte
+	pieces, end := few[:0], error(nil)
+	for c := first; c != nil && end == nil; c = c.next {
+		pieces, end = st.cutPieces(pieces, c.data[c.off:])
+	}
+	total, err := writePieces(w, pieces)
+	for first != nil {
+		next := first.next
+		first.recycle()
+		first = next
+	}
+	st.consumed(n)
 	if err != nil {
-		return 0, err
+		return total, err
 	}
-	total, err := st.movePieces(w, g.bytes[:have+n], g.pieces[:0])
-	clear(g.pieces)
-	return total, err
+	return total, end
 }
 
 // buffered is how much has come in and was not read.
 func (st *Stream) buffered() int64 { return st.received.Load() - st.read.Load() }
 
-// movePieces writes the payload that is in raw, which may begin and end anywhere within a record.
-func (st *Stream) movePieces(w io.Writer, raw []byte, pieces [][]byte) (int64, error) {
+// cutPieces appends the payload that is in raw, which may begin and end anywhere within a record. It ends with io.EOF at the end record.
+func (st *Stream) cutPieces(pieces [][]byte, raw []byte) ([][]byte, error) {
 	r := &st.rec
-	var end error
-	for len(raw) > 0 && end == nil {
+	for len(raw) > 0 {
 		if r.left == 0 {
 			k := copy(r.head[r.have:], raw)
 			r.have += k
 			raw = raw[k:]
-			if r.have == len(r.head) {
-				r.have = 0
-				end = st.startRecord(r.head, wire.TypeData)
+			if r.have < len(r.head) {
+				break
+			}
+			r.have = 0
+			if err := st.startRecord(r.head, wire.TypeData); err != nil {
+				return pieces, err
 			}
 			continue
 		}
@@ -390,11 +359,7 @@ func (st *Stream) movePieces(w io.Writer, raw []byte, pieces [][]byte) (int64, e
 		raw = raw[k:]
 		r.left -= k
 	}
-	n, err := writePieces(w, pieces)
-	if err != nil {
-		return n, err
-	}
-	return n, end
+	return pieces, nil
 }
 
 func writePieces(w io.Writer, pieces [][]byte) (int64, error) {

@@ -12,10 +12,10 @@
 //
 //	Socket          large reads; several TLS records in one system call
 //	tls.Conn        dynamic record sizing off, so that every full record is 16 KiB
-//	frameWriter     gathers yamux frames; small ones overtake bulk; credit and resets of our own
-//	frameReader     counts, bounds and answers what must not reach yamux
-//	yamux.Session   stream numbers, states and receive buffers
-//	Session/Stream  this package's surface
+//	frameWriter     whole records as yamux frames; small ones overtake bulk; credit and resets of our own
+//	frameReader     counts, bounds and answers; bodies go to their streams, flags to yamux
+//	yamux.Session   stream numbers and states
+//	Session/Stream  this package's surface; receive buffers, windows, deadlines
 package tunnel
 
 import (

@@ -93,7 +93,10 @@ type meteredWriter struct {
 	err  error // of a write; read by the goroutine that writes
 }
 
-var _ BuffersWriter = (*meteredWriter)(nil)
+var (
+	_ BuffersWriter = (*meteredWriter)(nil)
+	_ NowWriter     = (*meteredWriter)(nil)
+)
 
 func (w *meteredWriter) Write(p []byte) (int, error) {
 	w.c.stall.enter(w.flow)
@@ -122,6 +125,17 @@ func (w *meteredWriter) WriteBuffers(pieces *[][]byte) (int64, error) {
 		*pieces = (*pieces)[1:]
 	}
 	return total, nil
+}
+
+// WriteNow writes what dst takes without waiting; nothing where dst does not know.
+func (w *meteredWriter) WriteNow(p []byte) (int, error) {
+	nw, ok := w.dst.(NowWriter)
+	if !ok {
+		return 0, nil
+	}
+	n, err := nw.WriteNow(p)
+	w.note(int64(n), err)
+	return n, err
 }
 
 func (w *meteredWriter) note(n int64, err error) {

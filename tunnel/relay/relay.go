@@ -56,6 +56,13 @@ type BuffersWriter interface {
 	WriteBuffers(pieces *[][]byte) (int64, error)
 }
 
+// NowWriter is what that writer, and a Conn, may offer besides: whoever has something small in hand, and must not wait, passes it on
+// without waking the goroutine that copies. One call at a time, and none while a Write or WriteBuffers runs.
+type NowWriter interface {
+	// WriteNow writes what can be written without waiting, possibly nothing.
+	WriteNow(p []byte) (int, error)
+}
+
 // Side names one of the two connections of a copy.
 type Side uint8
 

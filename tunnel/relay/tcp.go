@@ -11,10 +11,12 @@ func TCP(conn *net.TCPConn) Conn { return &tcpConn{conn: conn} }
 type tcpConn struct {
 	conn  *net.TCPConn // not embedded: its ReadFrom and WriteTo would go round the counts
 	abort sync.Once
+	now   nowWrite
 }
 
 var (
 	_ BuffersWriter = (*tcpConn)(nil)
+	_ NowWriter     = (*tcpConn)(nil)
 	_ resetWaiter   = (*tcpConn)(nil)
 	_ prober        = (*tcpConn)(nil)
 )
