@@ -95,9 +95,11 @@ type Client struct {
 	offers   []status.Offer
 	skew     time.Duration // the gateway's clock minus ours
 	skewed   bool          // skew was measured
-	rejected int           // certificates that gateways refused since the last connection
+	moved    bool          // our clock jumped since then
+	rejected int           // certificates that gateways refused since the last connection that lasted
 	refused  refusal       // why a session is not renewed any more
 	outdated auth.Serial   // a certificate that a gateway called expired
+	doubted  time.Time     // when a gateway last did so in its answer to a stream; monotonic
 }
 
 // counters are the bytes and streams of a lane.
@@ -320,7 +322,9 @@ func (c *Client) waitLaneChange(ctx context.Context, lane *lane) bool {
 // waitRenewal asks for a renewal, and waits for it or for the lane's end.
 func (c *Client) waitRenewal(ctx context.Context, lane *lane) bool {
 	presented := lane.serial()
-	c.doubt(presented)
+	if !c.doubt(presented) {
+		return false
+	}
 	poke(c.renewals)
 	return c.waitFor(ctx, func() bool { return c.lane != lane || lane.serial() != presented })
 }

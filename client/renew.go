@@ -49,6 +49,9 @@ func (c *Client) renewalStep(ctx context.Context, draw float64, waits *backoff.B
 	if login == nil || c.refusalOf(login) != nil {
 		return recheck
 	}
+	if c.clockMoved() {
+		c.askServerTime(ctx, login)
+	}
 	now, due := c.gatewayNow(), renewAt(login.begin(), login.Leaf.NotAfter, draw)
 	if !login.Deadline.IsZero() && !now.Before(login.Deadline) {
 		return recheck
@@ -64,8 +67,11 @@ func (c *Client) renewalStep(ctx context.Context, draw float64, waits *backoff.B
 		}
 		return min(recheck, max(time.Second, waits.Next()))
 	}
-	waits.Reset()
 	c.presentAll(ctx, renewed)
+	if !c.gatewayNow().Before(renewAt(renewed.begin(), renewed.Leaf.NotAfter, draw)) || c.isRejected(renewed) {
+		return waits.Next() // it is due already: something is wrong with a clock, or with the gateway
+	}
+	waits.Reset()
 	return 0
 }
 
@@ -84,6 +90,9 @@ func (c *Client) renew(ctx context.Context, old *Login) (*Login, error) {
 		return nil, err
 	}
 	c.log.Info("certificate renewed", "serial", string(login.Serial()), "not_after", login.Leaf.NotAfter)
+	if login.Skew != 0 { // just measured
+		c.update(func() { c.skew = login.Skew })
+	}
 	c.setLogin(login)
 	return login, nil
 }
@@ -131,6 +140,9 @@ func (c *Client) currentLogin() *Login {
 // renewal does not count any more.
 func (c *Client) setLogin(login *Login) {
 	c.update(func() {
+		if c.login != nil && c.login.Session() != login.Session() {
+			c.rejected = 0
+		}
 		c.login = login
 		if !c.skewed { // a connection measures it better
 			c.skew = login.Skew
@@ -216,11 +228,20 @@ func (c *Client) renewalEnded(refused *renewalRefused) verdict {
 	return verdict{state: status.Expired, reason: refused.Reason, remedy: orElse(refused.Remedy, "run `culvert login`"), reference: refused.Reference, next: nextLogin}
 }
 
-// doubt has the certificate renewed although it is not due by our clock.
-func (c *Client) doubt(serial auth.Serial) {
+// doubtEvery is how often a gateway's word about one stream has a certificate renewed that is not due by our clock.
+const doubtEvery = time.Minute
+
+// doubt has the certificate renewed although it is not due by our clock, unless that did not help a moment ago.
+func (c *Client) doubt(serial auth.Serial) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.outdated = serial
+	if c.outdated != serial {
+		if !c.doubted.IsZero() && time.Since(c.doubted) < doubtEvery {
+			return false
+		}
+		c.outdated, c.doubted = serial, time.Now()
+	}
+	return true
 }
 
 // reject notes that a gateway refused the certificate, whatever our clock says, so
@@ -251,6 +272,15 @@ func (c *Client) clockDoubtful(login *Login) bool {
 	defer c.mu.Unlock()
 	now := c.cfg.Now()
 	return !c.skewed && (!login.Deadline.IsZero() && !now.Before(login.Deadline) || now.Before(login.Leaf.NotBefore))
+}
+
+// clockMoved reports, once, that our clock was set, or that the computer slept, since it was last compared.
+func (c *Client) clockMoved() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	moved := c.moved
+	c.moved = false
+	return moved
 }
 
 func (c *Client) askServerTime(ctx context.Context, login *Login) {

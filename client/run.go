@@ -152,7 +152,7 @@ func (c *Client) adopt(l *lane) {
 	l.mu.Unlock()
 	c.noteServerTime(welcome.ServerTime)
 	c.update(func() {
-		c.lane, c.services, c.failures, c.rejected = l, services, 0, 0
+		c.lane, c.services, c.failures = l, services, 0
 		c.warnings = slices.DeleteFunc(c.warnings, func(w status.Warning) bool { return w.Code != status.WarnNotRenewed && w.Code != status.WarnRefused })
 		c.setStateLocked(verdict{state: status.Connected})
 	})
@@ -171,6 +171,9 @@ func (c *Client) hold(ctx context.Context, l *lane) (v verdict, retire bool) {
 		case <-ctx.Done():
 			return verdict{state: status.Stopped}, false
 		case <-l.session.Done():
+			if time.Since(l.begun) > grace {
+				c.update(func() { c.rejected = 0 })
+			}
 			return c.explain(l.current(), l.session.Err()), false
 		case d := <-l.draining:
 			return drained(d), true
@@ -203,6 +206,7 @@ func drained(d wire.Draining) verdict {
 // connection may be long gone without a sign of it.
 func (c *Client) alive(ctx context.Context, l *lane, away time.Duration) bool {
 	c.log.Info("the clock jumped; probing the gateway", "by", away)
+	c.update(func() { c.moved = true })
 	poke(c.renewals)
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
