@@ -406,8 +406,8 @@ func newLogID(now time.Time) string {
 	return now.UTC().Format(logTimeLayout) + "-" + randomName()
 }
 
-// newReference returns 40 random bits that can be read out on the telephone: "k7qw-3m9p".
-func newReference() string {
+// NewReference returns 40 random bits that can be read out on the telephone: "k7qw-3m9p".
+func NewReference() string {
 	s := randomName()
 	return s[:4] + "-" + s[4:]
 }

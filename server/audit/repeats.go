@@ -135,7 +135,7 @@ func (l *Log) refuseLocked(r *Record) (Receipt, *round, error) {
 		return Receipt{Reference: e.first.Reference}, e.round, nil
 	}
 	if r.Reference == "" {
-		r.Reference = newReference()
+		r.Reference = NewReference()
 	}
 	receipt, round, err := l.appendLocked(r)
 	if err != nil {

@@ -2,8 +2,6 @@ package enroll
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base32"
 	"encoding/json"
 	"errors"
 	"io"
@@ -15,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -73,22 +72,50 @@ func (h *Handler) serve(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		return 0, nil, refuse(enroll.CodeRateLimited, "too many requests from your address").
 			remedy("wait " + wait.Round(time.Second).String()).retryIn(wait)
 	}
+	body := &heldBody{r: http.MaxBytesReader(w, r.Body, enroll.MaxRequest), held: &h.held}
+	defer body.letGo()
 	var err error
-	if c.body, err = h.readBody(w, r); err != nil {
+	if c.body, err = h.readBody(w, r, body); err != nil {
 		return 0, nil, err
 	}
 	select {
 	case h.slots <- struct{}{}:
 		defer func() { <-h.slots }()
 	case <-ctx.Done():
-		return 0, nil, refuse(enroll.CodeUnavailable, "the gateway is busy with other logins").
-			remedy("try again in a moment").retryIn(5 * time.Second)
+		return 0, nil, busy()
 	}
 	return route.serve(ctx, c)
 }
 
+func busy() *refusal {
+	return refuse(enroll.CodeUnavailable, "the gateway is busy with other logins").
+		remedy("try again in a moment").retryIn(5 * time.Second)
+}
+
+// heldBody reads a body and counts it among those that are in memory, until it
+// is let go. It counts what has come and not what was announced: who announces a
+// lot and sends nothing takes nothing from others.
+type heldBody struct {
+	r    io.Reader
+	held *atomic.Int64
+	n    int64
+}
+
+var errHeld = errors.New("too many bytes of requests are in memory")
+
+func (b *heldBody) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	b.n += int64(n)
+	if b.held.Add(int64(n)) > maxHeld && n > 0 {
+		return n, errHeld
+	}
+	return n, err
+}
+
+func (b *heldBody) letGo() { b.held.Add(-b.n) }
+
 // readBody reads at most enroll.MaxRequest bytes, for at most BodyTimeout.
-func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, from io.Reader) ([]byte, error) {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
 		return nil, refuse(enroll.CodeBadRequest, "the request must be application/json")
 	}
@@ -99,13 +126,16 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, erro
 	conn := http.NewResponseController(w)
 	// Where a test's writer has no deadlines, the server's own hold.
 	_ = conn.SetReadDeadline(time.Now().Add(h.Limits.BodyTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, enroll.MaxRequest))
+	body, err := io.ReadAll(from)
 	// Taken back, or the server's watch for a hang-up would end the request.
 	_ = conn.SetReadDeadline(time.Time{})
 	var over *http.MaxBytesError
 	switch {
 	case errors.As(err, &over):
 		return nil, tooLarge()
+	case errors.Is(err, errHeld):
+		w.Header().Set("Connection", "close")
+		return nil, busy().because(err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		w.Header().Set("Connection", "close")
 		return nil, refuse(enroll.CodeTimeout, "the request did not arrive within %s", h.Limits.BodyTimeout).because(err)
@@ -148,7 +178,7 @@ func (h *Handler) answer(w http.ResponseWriter, status int, contentType string, 
 // answerRefusal logs, audits where it matters, and tells the client. The same
 // reference stands in all three.
 func (h *Handler) answerRefusal(ctx context.Context, w http.ResponseWriter, c *call, r *refusal) {
-	ref := newReference()
+	ref := audit.NewReference()
 	if audited(r.code) {
 		ref = h.auditRefusal(ctx, c, r, ref)
 	}
@@ -181,13 +211,6 @@ func (h *Handler) auditRefusal(ctx context.Context, c *call, r *refusal, ref str
 		return receipt.Reference
 	}
 	return ref
-}
-
-// newReference is what a person reads out to an administrator.
-func newReference() string {
-	var b [5]byte
-	rand.Read(b[:]) // never fails: crypto/rand ends the process instead
-	return base32.StdEncoding.EncodeToString(b[:])
 }
 
 // addressOf is what one sender cannot easily have many of: an IPv4 address, or

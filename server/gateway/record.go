@@ -2,8 +2,6 @@ package gateway
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base32"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -26,13 +24,6 @@ func (g *Gateway) append(ctx context.Context, r audit.Record) (audit.Receipt, er
 	return receipt, err
 }
 
-// newReference is a short number that people can read to one another: 40 random bits in base32.
-func newReference() string {
-	var b [5]byte
-	rand.Read(b[:])
-	return base32.StdEncoding.EncodeToString(b[:])
-}
-
 // auditRefusal records that a connection was not admitted, and returns the termination with its reference.
 func (l *link) auditRefusal(term wire.Termination) *wire.Termination {
 	receipt, err := l.g.append(l.ctx, audit.Record{
@@ -46,7 +37,7 @@ func (l *link) auditRefusal(term wire.Termination) *wire.Termination {
 }
 
 func (l *link) auditOpened() error {
-	l.record = newReference()
+	l.record = audit.NewReference()
 	_, err := l.g.append(l.ctx, audit.Record{
 		Event: audit.EventSessionOpen, Stream: l.record, Actor: l.actor(), Client: l.client,
 		Period: &audit.Period{NotAfter: l.session.NotAfter(), Deadline: l.session.Deadline()},
@@ -121,7 +112,7 @@ func (x *stream) auditRefusal(r *wire.Refusal, why error) {
 	rec := x.describe(event)
 	rec.Code, rec.Reason = r.Code, r.Reason
 	if event != audit.EventStreamDenied { // those get theirs from the log, one for all repetitions
-		rec.Reference = newReference()
+		rec.Reference = audit.NewReference()
 	}
 	if errors.As(why, &den) {
 		d := den.decision
