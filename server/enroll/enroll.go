@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth"
@@ -136,6 +137,9 @@ type Limits struct {
 const (
 	challengeTTL  = 2 * time.Minute
 	challengeSize = 32
+	// maxHeld bounds the bodies in memory, of requests that arrive, wait for a
+	// slot or are worked on: four times what all slots need at the most.
+	maxHeld = 64 << 20
 	// tokenMargin is added to a token's expiry for the provider's skew.
 	tokenMargin = 15 * time.Minute
 	// undatedLife is how long an access token that nobody dates stays redeemed.
@@ -170,6 +174,7 @@ type Handler struct {
 	addresses *limiter[addressKey]
 	users     *limiter[auth.UserID]
 	slots     chan struct{}
+	held      atomic.Int64 // bytes of bodies
 }
 
 // New makes the handler of the gateway's enrolment paths.

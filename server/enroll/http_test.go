@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,6 +94,47 @@ func TestThreatHugeBody(t *testing.T) {
 		t.Errorf("%d bytes were allocated", grown)
 	}
 }
+
+// Many large bodies at once, from as many addresses, each of which keeps within its rate.
+func TestThreatManyLargeBodies(t *testing.T) {
+	const requests, size = 1000, 100 << 10
+	f := newFixture(t)
+	var refused, blocked atomic.Int64
+	release := make(chan struct{})
+	var running sync.WaitGroup
+	for n := range requests {
+		running.Go(func() {
+			body := io.MultiReader(bytes.NewReader(make([]byte, size)), readerFunc(func([]byte) (int, error) {
+				blocked.Add(1)
+				<-release
+				return 0, io.EOF
+			}))
+			w, req := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, enroll.PathLogin, body)
+			req.Header.Set("Content-Type", "application/json")
+			req.RemoteAddr = fmt.Sprintf("[2001:db8:0:%x::1]:1", n)
+			f.handler.ServeHTTP(w, req)
+			if w.Code == http.StatusServiceUnavailable && w.Header().Get("Retry-After") != "" {
+				refused.Add(1)
+			}
+		})
+	}
+	for refused.Load()+blocked.Load() < requests {
+		runtime.Gosched()
+	}
+	if n := blocked.Load(); n > maxHeld/size {
+		t.Errorf("%d bodies of %d bytes are in memory", n, size)
+	}
+	close(release)
+	running.Wait()
+	if n := f.handler.held.Load(); n != 0 {
+		t.Errorf("%d bytes are still counted", n)
+	}
+	newDesktop(f).login(nil)
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 type endless struct{}
 
