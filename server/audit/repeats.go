@@ -11,11 +11,13 @@ import (
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
-// Bounds of what is counted: distinct refusals altogether, and per person or address. What goes beyond
-// is counted together, by person and then as a whole.
+// Bounds of what is counted: distinct refusals altogether, per person or address, and of strangers, who have as
+// many addresses as they like and must not fill the disk. What goes beyond is counted together, by person and
+// then as a whole.
 const (
 	maxRepeats         = 4096
 	maxRepeatsPerActor = 64
+	maxStrangers       = 128
 )
 
 // A repeatKey is what makes two refusals equal.
@@ -32,7 +34,13 @@ type repeatKey struct {
 	several   bool // stands for all that did not fit
 }
 
-// actorKey identifies who is refused.
+// stranger reports refusals of somebody of whom only the address is known.
+func (k repeatKey) stranger() bool { return k.user == "" && !k.everybody() }
+
+// everybody reports the key of all that found no room.
+func (k repeatKey) everybody() bool { return k.several && k.user == "" && !k.network.IsValid() }
+
+// actor identifies who is refused.
 func (k repeatKey) actor() repeatKey {
 	return repeatKey{event: k.event, user: k.user, network: k.network, several: true}
 }
@@ -51,6 +59,7 @@ type repeats struct {
 	window  time.Duration
 	entries map[repeatKey]*repeated
 	actors  map[repeatKey]int // entries by actor
+	strange int               // entries of strangers
 }
 
 func (p *repeats) init(window time.Duration) {
@@ -78,7 +87,8 @@ func (p *repeats) keyOf(r *Record) repeatKey {
 	if p.actors[k.actor()] >= maxRepeatsPerActor {
 		k = k.actor()
 	}
-	if len(p.entries) >= maxRepeats && p.entries[k] == nil {
+	full := len(p.entries) >= maxRepeats || k.stranger() && p.strange >= maxStrangers
+	if full && p.entries[k] == nil {
 		return repeatKey{event: k.event, several: true}
 	}
 	return k
@@ -100,11 +110,17 @@ func networkOf(remote string) netip.Prefix {
 
 func (p *repeats) add(k repeatKey, e *repeated) {
 	p.entries[k] = e
+	if k.stranger() {
+		p.strange++
+	}
 	p.actors[k.actor()]++
 }
 
 func (p *repeats) remove(k repeatKey) {
 	delete(p.entries, k)
+	if k.stranger() {
+		p.strange--
+	}
 	if p.actors[k.actor()]--; p.actors[k.actor()] <= 0 {
 		delete(p.actors, k.actor())
 	}
@@ -160,6 +176,9 @@ func (l *Log) flushRepeats() {
 		r.Repeated = &Repeated{Count: e.count, First: e.since, Last: e.last}
 		if k.several {
 			r.Target, r.Detail = "", "refusals of several kinds, counted together"
+		}
+		if k.everybody() {
+			r.Actor, r.Detail = nil, "refusals of several people or addresses, counted together"
 		}
 		if _, _, err := l.appendLocked(&r); err != nil {
 			l.cfg.Logger.Warn("audit log keeps counting refusals", "err", err)

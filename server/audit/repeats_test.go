@@ -98,6 +98,34 @@ func TestThreatFloodOfDenials(t *testing.T) {
 	})
 }
 
+// Strangers have many addresses. They must neither fill the disk with their refusals nor hide those of people among them.
+func TestThreatFloodOfStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		l := open(t, Config{Dir: dir, fs: noSync{}})
+		for i := range 20_000 {
+			at := netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x20, 0x01, 6: byte(i >> 8), 7: byte(i)}), 1)
+			mustAppend(t, l, Record{Event: EventEnrollRefused, Actor: Stranger(at), Condition: "login/csr_invalid"})
+			if i == 10_000 {
+				mustAppend(t, l, denial("payroll"))
+			}
+		}
+		l.Close()
+		list := readAll(t, dir)
+		if n := len(only(list, EventEnrollRefused)); n > 2*maxStrangers+2 {
+			t.Errorf("%d records of strangers", n)
+		}
+		for _, r := range list {
+			if r.Repeated != nil && r.Repeated.Count > 10_000 && r.Actor != nil {
+				t.Errorf("all of them are told as those of %+v", r.Actor)
+			}
+		}
+		if found := only(list, EventStreamDenied); len(found) != 1 || found[0].Target != "payroll" {
+			t.Errorf("a person's denial among them: %+v", found)
+		}
+	})
+}
+
 // noSync leaves the disk out where only counting matters.
 type noSync struct{ osFileSystem }
 
