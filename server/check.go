@@ -25,7 +25,7 @@ func CheckFiles(cfg *Config) error {
 	_, caErr := loadAuthority(cfg)
 	data, policyErr := readOwned(cfg.Policy.File, policy.MaxFileSize)
 	if policyErr == nil {
-		_, policyErr = policy.Load(cfg.Policy.File, data, policy.Options{Providers: cfg.ProviderNames()})
+		_, policyErr = policy.Load(cfg.Policy.File, data, cfg.PolicyOptions())
 	}
 	var certErr error
 	if cfg.TLS.Mode == "files" {

@@ -106,8 +106,8 @@ type CertificatesConfig struct {
 // A GroupsConfig bounds which of a provider's groups go into certificates.
 type GroupsConfig struct {
 	// Keep lists the groups to keep, "*" standing for any text; with more than
-	// one provider as PROVIDER/GROUP. Default all of them, as long as they fit
-	// into 16 KiB.
+	// one provider as PROVIDER/GROUP. A policy with rules for others is refused.
+	// Default all of them, as long as they fit into 16 KiB.
 	Keep []string `yaml:"keep"`
 }
 

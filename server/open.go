@@ -11,6 +11,7 @@ import (
 	"github.com/culvert-vpn/culvert/auth/ca"
 	"github.com/culvert-vpn/culvert/internal/buildinfo"
 	"github.com/culvert-vpn/culvert/server/audit"
+	"github.com/culvert-vpn/culvert/server/enroll"
 	"github.com/culvert-vpn/culvert/server/policy"
 	"github.com/culvert-vpn/culvert/server/store"
 )
@@ -77,9 +78,10 @@ func (s *Server) openRules(ctx context.Context) error {
 	s.policyWatch = newFileWatch(s.log, s.cfg.Policy.File)
 	s.rules = &rules{
 		file: s.cfg.Policy.File, log: s.log, store: s.store, metrics: s.metrics,
-		opts:     policy.Options{Providers: s.cfg.ProviderNames(), Resolved: policy.NewResolved()},
+		opts:     s.cfg.PolicyOptions(),
 		accepted: s.policyAccepted, refused: s.policyRefused,
 	}
+	s.rules.opts.Resolved = policy.NewResolved()
 	return s.rules.start(ctx)
 }
 
@@ -148,8 +150,14 @@ func (s *Server) ownAddresses() []netip.AddrPort {
 	return own
 }
 
-// ProviderNames are the names that the policy may use before a slash.
-func (c *Config) ProviderNames() []string {
+// PolicyOptions are what a policy for this gateway is held against.
+func (c *Config) PolicyOptions() policy.Options {
+	names := c.providerNames()
+	return policy.Options{Providers: names, Kept: enroll.KeptGroups(c.Groups.Keep, names)}
+}
+
+// providerNames are the names that the policy may use before a slash.
+func (c *Config) providerNames() []string {
 	var names []string
 	for _, p := range c.Providers {
 		names = append(names, p.Name)

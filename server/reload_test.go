@@ -156,6 +156,27 @@ rules:
 	}
 }
 
+// A deny for a group that groups.keep leaves out of certificates would never match.
+func TestThreatDenyOfAGroupThatIsNotKept(t *testing.T) {
+	i := everything(t, func(cfg *Config) { cfg.Groups.Keep = []string{"eng*"} })
+	r := i.serve(Options{})
+	const deny = "  - {name: out, subjects: {groups: [%s]}, deny: [echo]}\n"
+	rules := echoPolicy(echoService(t), "engineering")
+	for group, fits := range map[string]bool{"contractors": false, "corp/contractors": false, "engineers": true, "corp/engineers": true} {
+		writeFile(t, i.cfg.Policy.File, rules+fmt.Sprintf(deny, group))
+		err := r.Reload(t.Context())
+		if fits != (err == nil) {
+			t.Errorf("%s: %v", group, err)
+		}
+		if !fits && !strings.Contains(err.Error(), "groups.keep") {
+			t.Errorf("%s: %v does not say why", group, err)
+		}
+		if err := CheckFiles(i.cfg); fits != (err == nil) {
+			t.Errorf("checked %s: %v", group, err)
+		}
+	}
+}
+
 func TestThreatFilesThatEverybodyMayWriteAreRefused(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no such modes on Windows")

@@ -64,7 +64,7 @@ func (p *program) loadPolicy(cmd *cobra.Command, file string) (*policy.Set, erro
 		if err != nil {
 			return nil, err
 		}
-		opts.Providers = cfg.ProviderNames()
+		opts = cfg.PolicyOptions()
 	}
 	return policy.Load(file, data, opts)
 }

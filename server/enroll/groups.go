@@ -17,17 +17,20 @@ func (f groupFilter) apply(provider string, groups []string) []string {
 	if len(f.patterns) == 0 {
 		return groups
 	}
-	var kept []string
-	for _, g := range groups {
-		name := g
-		if f.qualified {
-			name = provider + "/" + g
-		}
-		if slices.ContainsFunc(f.patterns, func(p string) bool { return glob(p, name) }) {
-			kept = append(kept, g)
-		}
+	return slices.DeleteFunc(slices.Clone(groups), func(g string) bool { return !f.keeps(provider, g) })
+}
+
+func (f groupFilter) keeps(provider, group string) bool {
+	if f.qualified {
+		group = provider + "/" + group
 	}
-	return kept
+	return len(f.patterns) == 0 || slices.ContainsFunc(f.patterns, func(p string) bool { return glob(p, group) })
+}
+
+// KeptGroups says, for the setting groups.keep and a gateway's providers, whether a provider's group
+// goes into certificates.
+func KeptGroups(keep, providers []string) func(provider, group string) bool {
+	return groupFilter{patterns: keep, qualified: len(providers) > 1}.keeps
 }
 
 // glob matches with "*" for any text, slashes included, since groups of some

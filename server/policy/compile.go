@@ -79,6 +79,9 @@ func Compile(doc *Document, opts Options) (*Set, error) {
 	if err := checkProviders(doc, opts.Providers); err != nil {
 		return nil, err
 	}
+	if err := checkKept(doc, opts); err != nil {
+		return nil, err
+	}
 	s := &Set{
 		doc: doc, version: doc.Digest.String(), resolved: opts.Resolved,
 		expander: newExpander(doc.Services), several: len(opts.Providers) > 1,
@@ -283,6 +286,26 @@ func checkGroupProvider(g GroupRef, providers []string, fault faultFunc) {
 	case !slices.Contains(providers, provider):
 		fault(g.Pos, "group %q: there is no provider %q%s", g.Text, provider, strictconf.DidYouMean(provider, providers))
 	}
+}
+
+// checkKept holds that the groups of rules are in certificates.
+func checkKept(doc *Document, opts Options) error {
+	if opts.Kept == nil {
+		return nil
+	}
+	var errs []error
+	for _, r := range doc.Rules {
+		for _, g := range r.Groups {
+			provider, name, found := strings.Cut(g.Text, "/")
+			if !found || !slices.Contains(opts.Providers, provider) {
+				provider, name = "", g.Text // the only provider's, and slashes are its own
+			}
+			if !opts.Kept(provider, name) {
+				errs = append(errs, errorAt(doc.File, g.Pos, "group %q: the gateway's setting groups.keep leaves it out of certificates, so that no rule for it can match", g.Text))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // checkOneProvider holds that a test's person comes from one provider, as people do.

@@ -192,6 +192,9 @@ type Options struct {
 	// Providers are the names of the gateway's providers. With more than one, groups and users must
 	// name theirs. Empty means not known, and provider names are then not checked.
 	Providers []string
+	// Kept reports whether a provider's group gets into certificates at all. A rule for another one could not
+	// match, which a deny must not: such a policy is refused. Nil keeps all.
+	Kept func(provider, group string) bool
 	// Resolved is what named services resolved to; share one between a gateway's successive policies.
 	// Nil gives the set its own.
 	Resolved *Resolved
