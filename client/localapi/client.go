@@ -23,14 +23,18 @@ import (
 // Client talks to a running client. It is safe for concurrent use and holds
 // nothing open between calls.
 type Client struct {
-	path string
-	http *http.Client
+	path     string
+	http     *http.Client
+	patience time.Duration // for an answer that needs nobody else
 }
+
+// defaultPatience is far more than a client that is well needs to say how it is.
+const defaultPatience = 10 * time.Second
 
 // NewClient returns a client for the socket at path. Every call returns an
 // error that wraps ErrNotRunning when nobody listens there.
 func NewClient(path string) *Client {
-	c := &Client{path: path}
+	c := &Client{path: path, patience: defaultPatience}
 	c.http = &http.Client{Transport: &http.Transport{
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
 		DisableKeepAlives: true,
@@ -67,10 +71,24 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
+// ErrSilent says that the running client took the question and gave no answer.
+var ErrSilent = errors.New("the running client does not answer; stop it and start it again")
+
+// promptly is call for what is answered at once.
+func (c *Client) promptly(ctx context.Context, method, path string, into any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.patience, ErrSilent)
+	defer cancel()
+	err := c.call(ctx, method, path, into)
+	if err != nil && errors.Is(context.Cause(ctx), ErrSilent) {
+		return ErrSilent
+	}
+	return err
+}
+
 // Status returns the snapshot of now.
 func (c *Client) Status(ctx context.Context) (status.Status, error) {
 	var s status.Status
-	err := c.call(ctx, http.MethodGet, "/v1/status", &s)
+	err := c.promptly(ctx, http.MethodGet, "/v1/status", &s)
 	return s, err
 }
 
@@ -111,7 +129,7 @@ func watchError(ctx context.Context, err error) error {
 // Services returns what the gateway announced last.
 func (c *Client) Services(ctx context.Context) ([]wire.Service, error) {
 	var msg servicesMessage
-	if err := c.call(ctx, http.MethodGet, "/v1/services", &msg); err != nil {
+	if err := c.promptly(ctx, http.MethodGet, "/v1/services", &msg); err != nil {
 		return nil, err
 	}
 	list := make([]wire.Service, 0, len(msg.Services))
@@ -130,12 +148,12 @@ func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
 
 // Reload says that the stored login changed.
 func (c *Client) Reload(ctx context.Context) error {
-	return c.call(ctx, http.MethodPost, "/v1/reload", nil)
+	return c.promptly(ctx, http.MethodPost, "/v1/reload", nil)
 }
 
 // Down stops the running client and returns when it is gone.
 func (c *Client) Down(ctx context.Context) error {
-	if err := c.call(ctx, http.MethodPost, "/v1/down", nil); err != nil {
+	if err := c.promptly(ctx, http.MethodPost, "/v1/down", nil); err != nil {
 		return err
 	}
 	ticker := time.NewTicker(20 * time.Millisecond)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/tunnel"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
@@ -13,7 +14,7 @@ import (
 // that is not 2xx, and as the body of an abort frame. Errors that callers
 // branch on come out as what they went in.
 type failure struct {
-	Kind      string         `json:"kind"` // refusal, terminated, not_connected, timeout, error
+	Kind      string         `json:"kind"` // refusal, terminated, aborted, lost, not_connected, timeout, error
 	Code      string         `json:"code,omitempty"`
 	Reason    string         `json:"reason,omitempty"`
 	Remedy    string         `json:"remedy,omitempty"`
@@ -27,6 +28,7 @@ func failureOf(err error) failure {
 		refusal      *wire.Refusal
 		notConnected *status.Error
 		termination  *wire.Termination
+		aborted      *tunnel.AbortError
 	)
 	switch {
 	case errors.As(err, &refusal):
@@ -36,6 +38,10 @@ func failureOf(err error) failure {
 		return failure{Kind: "not_connected", Reason: err.Error(), Status: &notConnected.Status}
 	case errors.As(err, &termination):
 		return failure{Kind: "terminated", Code: string(termination.Code), Reason: termination.Reason, Reference: termination.Reference}
+	case errors.As(err, &aborted):
+		return failure{Kind: "aborted", Code: string(aborted.Code), Reason: aborted.Reason}
+	case errors.Is(err, tunnel.ErrLost):
+		return failure{Kind: "lost", Reason: wire.CleanText(err.Error())}
 	case errors.Is(err, context.DeadlineExceeded):
 		return failure{Kind: "timeout", Reason: err.Error()}
 	case err == nil:
@@ -53,6 +59,10 @@ func (f failure) err() error {
 		return &status.Error{Status: *f.Status}
 	case f.Kind == "terminated":
 		return &wire.Termination{Code: wire.TerminateCode(f.Code), Reason: f.Reason, Reference: f.Reference}
+	case f.Kind == "aborted":
+		return &tunnel.AbortError{Code: wire.AbortCode(f.Code), Reason: f.Reason}
+	case f.Kind == "lost":
+		return lostError(f.Reason)
 	case f.Kind == "timeout":
 		return timeoutError(f.Reason)
 	case f.Reason == "":
@@ -74,6 +84,12 @@ func (f failure) httpStatus() int {
 		return http.StatusInternalServerError
 	}
 }
+
+// lostError keeps the end of the tunnel recognisable as one.
+type lostError string
+
+func (e lostError) Error() string        { return string(e) }
+func (e lostError) Is(target error) bool { return target == tunnel.ErrLost }
 
 // timeoutError keeps a time-out recognisable as one.
 type timeoutError string

@@ -70,16 +70,28 @@ func (s *Stream) Read(p []byte) (int, error) {
 			return 0, nil // an empty datagram
 		}
 	}
-	n, err := s.in.Read(p[:min(len(p), s.left)])
-	s.left -= n
-	if s.kind == wire.KindUDP && err == nil {
-		_, err = s.in.Discard(s.left)
-		s.left = 0
-	}
+	n, err := s.readPayload(p)
 	if err != nil && (!isTimeout(err) || s.aborted()) {
 		s.ended, s.left = s.failed(err), 0
 		return n, s.ended
 	}
+	return n, err
+}
+
+// readPayload reads from the current record: what there is of data, a whole datagram.
+func (s *Stream) readPayload(p []byte) (int, error) {
+	if s.kind != wire.KindUDP {
+		n, err := s.in.Read(p[:min(len(p), s.left)])
+		s.left -= n
+		return n, err
+	}
+	datagram, err := s.in.Peek(s.left) // the buffer holds any record; a deadline loses nothing
+	if err != nil {
+		return 0, err
+	}
+	n := copy(p, datagram)
+	_, err = s.in.Discard(s.left)
+	s.left = 0
 	return n, err
 }
 
