@@ -61,10 +61,19 @@ func ListenPacket(addr string) (*net.UDPConn, error) {
 
 func inUse(err error, ap netip.AddrPort) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("listen on %s: another program has this port; stop it or choose another port: %w", ap, err)
+		return &takenError{ap, err}
 	}
 	return err
 }
+
+// takenError is EADDRINUSE in words.
+type takenError struct {
+	addr netip.AddrPort
+	err  error
+}
+
+func (e *takenError) Error() string { return "another program has the port " + e.addr.String() }
+func (e *takenError) Unwrap() error { return e.err }
 
 // Options adjust Serve.
 type Options struct {
