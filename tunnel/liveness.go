@@ -34,9 +34,9 @@ func (s *Session) checkPeer() (next time.Duration, err error) {
 	quiet, mute, stuck := s.sock.quiet(), s.sock.mute(), s.sock.stuck()
 	switch {
 	case quiet >= deadAfter:
-		return 0, fmt.Errorf("connection lost: %w for %s", ErrDead, quiet.Round(time.Second))
+		return 0, fmt.Errorf("%w: %w for %s", ErrLost, ErrDead, quiet.Round(time.Second))
 	case stuck >= writeStall:
-		return 0, fmt.Errorf("connection lost: %w: it took nothing for %s", ErrDead, stuck.Round(time.Second))
+		return 0, fmt.Errorf("%w: %w: it took nothing for %s", ErrLost, ErrDead, stuck.Round(time.Second))
 	case quiet >= pingAfter:
 		s.probe()
 		return tick, nil

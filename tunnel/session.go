@@ -150,18 +150,18 @@ func (l *muxLink) Write(p []byte) (int, error) {
 
 // Close implements io.Closer. yamux closes when it is told to, and when it gives up.
 func (l *muxLink) Close() error {
-	l.s.fail(errors.New("connection lost: the multiplexer gave up"))
+	l.s.fail(fmt.Errorf("%w: the multiplexer gave up", ErrLost))
 	return l.s.sock.Close()
 }
 
 func connectionLost(err error) error {
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("connection lost: the peer closed it")
+		return fmt.Errorf("%w: the peer closed it", ErrLost)
 	}
 	if errors.Is(err, ErrProtocol) {
 		return err
 	}
-	return fmt.Errorf("connection lost: %w", err)
+	return fmt.Errorf("%w: %w", ErrLost, err)
 }
 
 // fail ends the session with err, unless it has ended. It does not wait, and may be called from anywhere.
