@@ -11,10 +11,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/culvert-vpn/culvert/auth/enroll"
 	"github.com/culvert-vpn/culvert/client"
 	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/tunnel"
 	"github.com/culvert-vpn/culvert/tunnel/relay"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -38,6 +40,13 @@ func TestExitCodes(t *testing.T) {
 		{&wire.Refusal{Code: wire.CodeExpired}, exitNotLoggedIn},
 		{&wire.Refusal{Code: wire.CodeUnavailable}, exitGateway},
 		{&wire.Refusal{Code: "something new"}, exitError},
+		{&wire.Termination{Code: wire.TerminateExpired}, exitNotLoggedIn},
+		{&wire.Termination{Code: wire.TerminateLocked}, exitDenied},
+		{&wire.Termination{Code: wire.TerminateShutdown}, exitGateway},
+		{&tunnel.AbortError{Code: wire.AbortRevoked}, exitDenied},
+		{&tunnel.AbortError{Code: wire.AbortTerminated}, exitGateway},
+		{&tunnel.AbortError{Code: wire.AbortReset}, exitError},
+		{fmt.Errorf("%w: the peer closed it", tunnel.ErrLost), exitGateway},
 		{&enroll.Problem{Code: enroll.CodeLocked}, exitDenied},
 		{&enroll.Problem{Code: enroll.CodeTokenInvalid}, exitError},
 		{&net.OpError{Op: "dial", Err: errors.New("x")}, exitGateway},
@@ -57,6 +66,24 @@ func TestThreatErrorsAreOneCleanLine(t *testing.T) {
 	a.report(&wire.Refusal{Code: wire.CodeDenied, Reason: "a\x1b[2Jb\nculvert: fake\r\x9b", Remedy: "\x07c", Reference: "r-1"})
 	if strings.ContainsAny(out.String(), "\x1b\r\x07\u009b") || strings.Count(out.String(), "\n") != 3 {
 		t.Errorf("printed %q", out.String())
+	}
+}
+
+// A browser that tries again and again fills no screen; another refusal, or the
+// same one later, is shown.
+func TestRepeatedRefusalsAreShownOnce(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{streams: streams{err: &out}}
+	for _, reference := range []string{"r-1", "r-1", "r-2", "r-1"} {
+		a.refused(&wire.Refusal{Code: wire.CodeDenied, Reason: "no", Reference: reference})
+	}
+	a.refused(&wire.Refusal{Code: wire.CodeRefused})
+	a.refused(&wire.Refusal{Code: wire.CodeRefused})
+	if got := strings.Count(out.String(), "culvert: "); got != 4 {
+		t.Errorf("%d refusals shown, want 4:\n%s", got, out.String())
+	}
+	if !a.isNews("r-1", time.Now().Add(repeatAfter)) {
+		t.Error("the refusal is not shown again after a while")
 	}
 }
 
@@ -127,8 +154,8 @@ func TestLocalAddress(t *testing.T) {
 
 func TestCutKind(t *testing.T) {
 	for in, want := range map[string]wire.Kind{"dns/udp": wire.KindUDP, "dns": wire.KindTCP, "dns/tcp": wire.KindTCP} {
-		if name, kind := cutKind(in); name != "dns" || kind != want {
-			t.Errorf("cutKind(%q) = %q, %s", in, name, kind)
+		if name, kind, told := cutKind(in); name != "dns" || kind != want || told != (in != "dns") {
+			t.Errorf("cutKind(%q) = %q, %s, %t", in, name, kind, told)
 		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/spf13/cobra"
+
 	"github.com/culvert-vpn/culvert/auth/enroll"
 	"github.com/culvert-vpn/culvert/auth/mtls"
 	"github.com/culvert-vpn/culvert/auth/oidc"
@@ -20,6 +22,7 @@ import (
 	"github.com/culvert-vpn/culvert/client/localapi"
 	"github.com/culvert-vpn/culvert/client/login"
 	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/tunnel"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
@@ -37,6 +40,29 @@ const (
 // usageError is a command line that was not understood.
 type usageError struct{ err error }
 
+// commandLineError is one that the flags' parser found, in the words of cobra,
+// with the command that it belongs to.
+type commandLineError struct {
+	err     error
+	command *cobra.Command
+}
+
+func (e *commandLineError) Error() string {
+	text, _, _ := strings.Cut(e.err.Error(), "\n")
+	return text
+}
+
+// hint is what the parser guesses, or else how the command is written.
+func (e *commandLineError) hint() string {
+	if _, guesses, found := strings.Cut(e.err.Error(), "Did you mean this?"); found {
+		return "did you mean " + strings.Join(strings.Fields(guesses), " or ") + "?"
+	}
+	if e.command == nil || !e.command.HasParent() {
+		return ""
+	}
+	return "it is written " + e.command.UseLine()
+}
+
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
@@ -50,6 +76,8 @@ func exitCode(err error) int {
 		usage   *usageError
 		silent  *quietError
 		refusal *wire.Refusal
+		ended   *wire.Termination
+		aborted *tunnel.AbortError
 		state   *status.Error
 		problem *enroll.Problem
 	)
@@ -60,6 +88,10 @@ func exitCode(err error) int {
 		return silent.code
 	case errors.As(err, &refusal):
 		return refusalCode(refusal.Code)
+	case errors.As(err, &ended):
+		return endCode(ended.Code)
+	case errors.As(err, &aborted):
+		return abortCode(aborted.Code)
 	case errors.As(err, &state):
 		return stateCode(state.Status.State)
 	case errors.Is(err, client.ErrNotLoggedIn), errors.Is(err, certstore.ErrNotLoggedIn):
@@ -70,6 +102,8 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, oidc.ErrUnavailable):
 		return exitError
+	case errors.Is(err, tunnel.ErrLost):
+		return exitGateway
 	case unreachable(err):
 		return exitGateway
 	default:
@@ -86,6 +120,30 @@ func refusalCode(code wire.Code) int {
 	case wire.CodeExpired:
 		return exitNotLoggedIn
 	case wire.CodeDraining, wire.CodeUnavailable:
+		return exitGateway
+	default:
+		return exitError
+	}
+}
+
+// endCode is for a stream that ended with its session.
+func endCode(code wire.TerminateCode) int {
+	switch code {
+	case wire.TerminateExpired, wire.TerminateRenewalRefused:
+		return exitNotLoggedIn
+	case wire.TerminateLocked:
+		return exitDenied
+	default:
+		return exitGateway
+	}
+}
+
+// abortCode is for a stream that was cut while it was open.
+func abortCode(code wire.AbortCode) int {
+	switch code {
+	case wire.AbortRevoked:
+		return exitDenied
+	case wire.AbortTerminated:
 		return exitGateway
 	default:
 		return exitError
@@ -145,11 +203,21 @@ func (a *app) report(err error) {
 }
 
 func message(err error) string {
-	var refusal *wire.Refusal
-	var state *status.Error
+	var (
+		refusal *wire.Refusal
+		state   *status.Error
+		ended   *wire.Termination
+		aborted *tunnel.AbortError
+	)
 	switch {
 	case errors.As(err, &refusal):
 		return refusalText(refusal)
+	case errors.As(err, &ended):
+		return "the session ended" + colon(orElse(ended.Reason, string(ended.Code)))
+	case errors.As(err, &aborted):
+		return abortText(aborted)
+	case errors.Is(err, localapi.ErrRunning):
+		return "another culvert up runs with this profile"
 	case errors.As(err, &state):
 		return stateText(state.Status)
 	case errors.Is(err, context.Canceled):
@@ -183,7 +251,33 @@ func networkText(err error) string {
 	}
 }
 
+// abortText says what happened to a stream that was open.
+func abortText(e *tunnel.AbortError) string {
+	switch e.Code {
+	case wire.AbortRevoked:
+		return "the connection was cut, the right to it was taken away" + colon(e.Reason)
+	case wire.AbortTerminated:
+		return "the connection was cut by the gateway" + colon(e.Reason)
+	case wire.AbortReset:
+		return "the service reset the connection" + colon(e.Reason)
+	case wire.AbortTimeout:
+		return "the connection was idle for too long" + colon(e.Reason)
+	default:
+		return "the connection was cut (" + string(e.Code) + ")" + colon(e.Reason)
+	}
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
 func refusalText(r *wire.Refusal) string {
+	if r.Code == wire.CodeNoSuchService && r.Reason != "" {
+		return r.Reason // says so itself
+	}
 	what := map[wire.Code]string{
 		wire.CodeDenied:         "denied",
 		wire.CodeStepUpRequired: "a fresh login is required",
@@ -239,12 +333,21 @@ func hintFor(err error) (hint, reference string) {
 		state   *status.Error
 		problem *enroll.Problem
 		usage   *usageError
+		line    *commandLineError
+		ended   *wire.Termination
+		aborted *tunnel.AbortError
 	)
 	switch {
+	case errors.As(err, &line) && line.hint() != "":
+		return line.hint(), ""
 	case errors.As(err, &usage):
 		return "culvert --help lists the commands, culvert COMMAND --help their flags", ""
 	case errors.As(err, &refusal):
 		return refusalHint(refusal), refusal.Reference
+	case errors.As(err, &ended):
+		return "culvert status tells more", ended.Reference
+	case errors.As(err, &aborted) && aborted.Code == wire.AbortRevoked:
+		return "culvert services lists what you may reach now", ""
 	case errors.As(err, &state):
 		return stateHint(state.Status), state.Status.Reference
 	case errors.As(err, &problem):
@@ -293,6 +396,8 @@ func plainHint(err error) string {
 		version *enroll.VersionError
 	)
 	switch {
+	case errors.Is(err, client.ErrNoGateway):
+		return "for example culvert login https://gateway.example.com"
 	case errors.Is(err, client.ErrNotLoggedIn), errors.Is(err, certstore.ErrNotLoggedIn):
 		return "run culvert login URL"
 	case errors.As(err, &corrupt):
@@ -311,6 +416,8 @@ func plainHint(err error) string {
 		return "unlock the system's keyring, and try again"
 	case errors.Is(err, localapi.ErrRunning):
 		return "culvert status shows it, culvert down stops it"
+	case errors.Is(err, tunnel.ErrLost):
+		return "what was under way is not complete; culvert status tells whether there is a new connection"
 	case errors.Is(err, client.ErrLoginRunning):
 		return "finish or interrupt that one first"
 	case errors.Is(err, oidc.ErrUnavailable):

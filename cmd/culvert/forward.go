@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,6 +40,9 @@ func (a *app) forward(ctx context.Context, name, address string) error {
 	if _, err := parseTarget(wire.KindTCP, name); err != nil {
 		return err
 	}
+	if err := checkLocal("LOCAL_ADDR", address); err != nil {
+		return err
+	}
 	cfg, err := a.config(quiet)
 	if err != nil {
 		return err
@@ -47,11 +52,7 @@ func (a *app) forward(ctx context.Context, name, address string) error {
 		return err
 	}
 	defer l.close()
-	list, err := l.services(ctx)
-	if err != nil {
-		return err
-	}
-	target, err := resolve(list, name)
+	target, err := a.mayForward(ctx, l, name)
 	if err != nil {
 		return err
 	}
@@ -70,6 +71,25 @@ func (a *app) forward(ctx context.Context, name, address string) error {
 	return errors.Join(err, f.Serve(ctx))
 }
 
+// mayForward returns the target of SERVICE. One that the list does not allow, or
+// does not have, is opened once: a refusal then comes from the gateway, with a
+// reference and its record, and before a port is offered.
+func (a *app) mayForward(ctx context.Context, l link, name string) (wire.Target, error) {
+	list, err := l.services(ctx)
+	if err != nil {
+		return wire.Target{}, err
+	}
+	target, service, err := resolve(list, name)
+	if err != nil || target.Service == "" || service.Allowed {
+		return target, err
+	}
+	stream, err := l.open(ctx, target, true)
+	if err != nil {
+		return target, err
+	}
+	return target, stream.Close() // the list was older than the rules
+}
+
 // listenForward opens the port of a forward. Without an address it is the same
 // one for the same service of the same profile.
 func (a *app) listenForward(log *slog.Logger, target wire.Target, name, address string, dial forward.DialFunc) (*forward.Forward, error) {
@@ -79,14 +99,37 @@ func (a *app) listenForward(log *slog.Logger, target wire.Target, name, address 
 	}
 	f, taken, err := forward.ListenStable(cfg, a.profile+"/"+name)
 	if err == nil && taken != nil {
-		a.warnf("the usual port is taken (%v)", taken)
+		a.warnf("another program has the port that %s usually gets; this time it is %s", name, f.Addr())
 	}
 	return f, err
 }
 
-// refused tells the person why a program of theirs got no connection.
+// refused tells the person why a program of theirs got no connection. The
+// gateway gives the repetitions of a refusal one reference: a browser that tries
+// again and again fills no screen.
 func (a *app) refused(err error) {
-	if !errors.Is(err, context.Canceled) {
+	var refusal *wire.Refusal
+	switch {
+	case errors.Is(err, context.Canceled):
+	case errors.As(err, &refusal) && refusal.Reference != "" && !a.isNews(refusal.Reference, time.Now()):
+	default:
 		a.report(err)
 	}
+}
+
+// repeatAfter is how long a reference that was shown is not shown again.
+const repeatAfter = 10 * time.Second
+
+func (a *app) isNews(reference string, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	maps.DeleteFunc(a.told, func(_ string, seen time.Time) bool { return now.Sub(seen) >= repeatAfter })
+	if _, seen := a.told[reference]; seen {
+		return false
+	}
+	if a.told == nil {
+		a.told = make(map[string]time.Time)
+	}
+	a.told[reference] = now
+	return true
 }

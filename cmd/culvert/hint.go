@@ -26,7 +26,7 @@ func networkHint(err error) string {
 	case unreachable(err):
 		return "check the address, HTTPS_PROXY and NO_PROXY"
 	case errors.Is(err, syscall.EADDRINUSE):
-		return "another program has that port: choose another one"
+		return "stop that program, or choose another port"
 	default:
 		return ""
 	}

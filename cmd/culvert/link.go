@@ -11,6 +11,7 @@ import (
 	"github.com/culvert-vpn/culvert/client"
 	"github.com/culvert-vpn/culvert/client/localapi"
 	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/internal/localnet"
 	"github.com/culvert-vpn/culvert/tunnel/relay"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -30,7 +31,7 @@ type link interface {
 func (a *app) link(ctx context.Context, cfg client.Config) (link, error) {
 	local := a.local(cfg)
 	if local.Running(ctx) {
-		return running{local}, nil
+		return running{local, a}, nil
 	}
 	c := client.New(cfg)
 	if err := c.Up(ctx); err != nil {
@@ -44,9 +45,20 @@ func (a *app) link(ctx context.Context, cfg client.Config) (link, error) {
 }
 
 // running is a culvert up of another process.
-type running struct{ *localapi.Client }
+type running struct {
+	*localapi.Client
+	app *app
+}
+
+// announce says what the next call waits for, so that it does not look like a hang.
+func (r running) announce(ctx context.Context) {
+	if s, err := r.Status(ctx); err == nil && !s.Works() && !s.Final() {
+		r.app.warnf("%s; waiting for the connection", s.Headline())
+	}
+}
 
 func (r running) open(ctx context.Context, target wire.Target, wait bool) (relay.Conn, error) {
+	r.announce(ctx)
 	stream, err := r.Open(ctx, target, wait)
 	if err != nil {
 		return nil, err
@@ -55,9 +67,13 @@ func (r running) open(ctx context.Context, target wire.Target, wait bool) (relay
 }
 
 func (r running) services(ctx context.Context) ([]wire.Service, error) { return r.Services(ctx) }
-func (r running) ping(ctx context.Context) (time.Duration, error)      { return r.Ping(ctx) }
 func (r running) status(ctx context.Context) (status.Status, error)    { return r.Status(ctx) }
 func (r running) close()                                               {}
+
+func (r running) ping(ctx context.Context) (time.Duration, error) {
+	r.announce(ctx)
+	return r.Ping(ctx)
+}
 
 // own is a connection of this process.
 type own struct{ *client.Client }
@@ -95,8 +111,7 @@ func parseTarget(kind wire.Kind, s string) (wire.Target, error) {
 	return t, nil
 }
 
-// findService looks a service up by name, to learn its kind and to say early
-// that it is not allowed. One that is not listed is left to the gateway.
+// findService looks a service up by name.
 func findService(list []wire.Service, name string) (wire.Service, bool) {
 	for _, s := range list {
 		if s.Name == name {
@@ -107,21 +122,29 @@ func findService(list []wire.Service, name string) (wire.Service, bool) {
 }
 
 // resolve returns the target of SERVICE with the kind that the gateway listed,
-// or the refusal that the list already holds.
-func resolve(list []wire.Service, name string) (wire.Target, error) {
+// and what it listed, which is zero for what it did not. It refuses nothing: the
+// gateway does, so that every refusal has a record.
+func resolve(list []wire.Service, name string) (wire.Target, wire.Service, error) {
 	target, err := parseTarget(wire.KindTCP, name)
 	if err != nil || target.Service == "" {
-		return target, err
+		return target, wire.Service{}, err
 	}
 	service, found := findService(list, name)
-	if !found {
-		return target, nil
+	if found {
+		target.Kind = service.Kind
 	}
-	target.Kind = service.Kind
-	if !service.Allowed {
-		return target, &wire.Refusal{Code: wire.CodeDenied, Reason: service.Reason, Service: name}
+	return target, service, nil
+}
+
+// checkLocal tells a wrong LOCAL address from one that cannot be had.
+func checkLocal(what, address string) error {
+	if address == "" {
+		return nil
 	}
-	return target, nil
+	if _, err := localnet.ParseAddr(localAddress(address)); err != nil {
+		return &usageError{fmt.Errorf("%s: %w", what, err)}
+	}
+	return nil
 }
 
 // localAddress completes LOCAL_ADDR: a port alone is one on loopback.

@@ -172,6 +172,9 @@ func (a *app) ping(ctx context.Context, name string) error {
 	if report.RTT, err = l.ping(ctx); err != nil {
 		return err
 	}
+	if !a.json { // before what the service says: the gateway is not at fault then
+		a.printf("gateway %s: %s\n", report.Gateway, report.RTT.Round(10*time.Microsecond))
+	}
 	if name != "" {
 		if report.Open, err = a.pingService(ctx, l, name); err != nil {
 			return err
@@ -180,7 +183,6 @@ func (a *app) ping(ctx context.Context, name string) error {
 	if a.json {
 		return a.printJSON(report)
 	}
-	a.printf("gateway %s: %s\n", report.Gateway, report.RTT.Round(10*time.Microsecond))
 	if name != "" {
 		a.printf("%s: reachable, stream opened in %s\n", name, report.Open.Round(10*time.Microsecond))
 	}
@@ -192,7 +194,7 @@ func (a *app) pingService(ctx context.Context, l link, name string) (time.Durati
 	if err != nil {
 		return 0, err
 	}
-	target, err := resolve(list, name)
+	target, _, err := resolve(list, name)
 	if err != nil {
 		return 0, err
 	}

@@ -38,12 +38,12 @@ func run(ctx context.Context, args []string, std streams) int {
 	root.SetIn(std.in)
 	root.SetOut(std.out)
 	root.SetErr(std.err)
-	err := root.ExecuteContext(ctx)
+	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitDone
 	}
 	if !a.started {
-		err = &usageError{err}
+		err = &usageError{&commandLineError{err, command}}
 	}
 	a.report(err)
 	return exitCode(err)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +26,9 @@ type app struct {
 	json     bool
 	verbose  bool
 	started  bool // the command line was understood
+
+	mu   sync.Mutex
+	told map[string]time.Time // references of refusals that the person has seen
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -47,6 +52,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not logged in or expired, 4 denied,
 		SilenceUsage:      true,
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.start() },
 	}
+	root.SuggestionsMinimumDistance = 1
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.profile, "profile", certstore.DefaultProfile, "profile: one per gateway and person")
 	flags.StringVar(&a.stateDir, "state-dir", "", "folder of all state (CULVERT_STATE_DIR)")

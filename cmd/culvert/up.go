@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-vpn/culvert/client"
+	"github.com/culvert-vpn/culvert/client/forward"
 	"github.com/culvert-vpn/culvert/client/httpproxy"
 	"github.com/culvert-vpn/culvert/client/socks5"
 	"github.com/culvert-vpn/culvert/client/status"
@@ -47,6 +49,24 @@ forward, services and ping of the same profile use this connection as well.`,
 	return cmd
 }
 
+// check finds what is wrong with the command line before anything is opened.
+func (f upFlags) check() error {
+	if err := errors.Join(checkLocal("--socks", f.socks), checkLocal("--http-proxy", f.httpProxy)); err != nil {
+		return err
+	}
+	for _, text := range f.forwards {
+		address, name := cutLocal(text)
+		name, kind, _ := cutKind(name)
+		if _, err := parseTarget(kind, name); err != nil {
+			return err
+		}
+		if err := checkLocal("-L "+text, address); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // front is a listening server that leads into the tunnel.
 type front struct {
 	offer status.Offer
@@ -57,6 +77,9 @@ type front struct {
 func (a *app) up(ctx context.Context, f upFlags) error {
 	if f.mode != "proxy" {
 		return &usageError{fmt.Errorf("unknown mode %q: proxy is the only one", f.mode)}
+	}
+	if err := f.check(); err != nil {
+		return err
 	}
 	cfg, err := a.config(slog.LevelWarn)
 	if err != nil {
@@ -124,6 +147,8 @@ func (a *app) showUp(ctx context.Context, c *client.Client) error {
 				return err
 			}
 			continue
+		case s.State == status.Stopped:
+			a.printf("%s stopped\n", time.Now().Format("15:04:05"))
 		case s.State != last.State || s.Reason != last.Reason || len(s.Warnings) != len(last.Warnings):
 			if err := a.statusLine(s); err != nil {
 				return err
@@ -132,13 +157,13 @@ func (a *app) showUp(ctx context.Context, c *client.Client) error {
 		}
 		if !offered && s.Works() {
 			offered = true
-			a.printOffers(s)
+			a.printOffers(s, c.Services())
 		}
 	}
 	return nil
 }
 
-func (a *app) printOffers(s status.Status) {
+func (a *app) printOffers(s status.Status, list []wire.Service) {
 	a.printf("         as %s\n", s.User)
 	for _, o := range s.Offers {
 		switch o.Kind {
@@ -147,11 +172,28 @@ func (a *app) printOffers(s status.Status) {
 		case "http-proxy":
 			a.printf("         http://%s  (browsers: http://%s/proxy.pac)\n", o.Address, o.Address)
 		default:
-			a.printf("         %s leads to %s\n", o.Address, o.Service)
+			a.printf("         %s leads to %s%s\n", o.Address, o.Service, remark(list, o.Service))
 		}
 	}
 	if len(s.Offers) == 0 {
 		a.printf("         culvert connect, forward, services and ping use this connection\n")
+	}
+}
+
+// remark says what is special about a service that a port leads to.
+func remark(list []wire.Service, name string) string {
+	service, found := findService(list, name)
+	switch {
+	case !found && !strings.Contains(name, ":"):
+		return ", which the gateway does not list"
+	case found && !service.Allowed && service.Reason != "":
+		return ", which is denied to you: " + service.Reason
+	case found && !service.Allowed:
+		return ", which is denied to you"
+	case service.Kind == wire.KindUDP:
+		return " (udp)"
+	default:
+		return ""
 	}
 }
 
@@ -186,11 +228,8 @@ func (a *app) listenFronts(c *client.Client, f upFlags, log *slog.Logger) ([]fro
 
 // listenOption is one -L [LOCAL=]SERVICE.
 func (a *app) listenOption(c *client.Client, text string, log *slog.Logger) (front, error) {
-	address, name, found := strings.Cut(text, "=")
-	if !found {
-		address, name = "", text
-	}
-	name, kind := cutKind(name)
+	address, name := cutLocal(text)
+	name, kind, told := cutKind(name)
 	target, err := parseTarget(kind, name)
 	if err != nil {
 		return front{}, err
@@ -199,15 +238,66 @@ func (a *app) listenOption(c *client.Client, text string, log *slog.Logger) (fro
 	if err != nil {
 		return front{}, err
 	}
-	return front{offerOf("forward", f.Addr(), name), f.Serve, f.Close}, nil
+	serve := f.Serve
+	if target.Service != "" && !told {
+		serve = func(ctx context.Context) error { return a.serveAnyKind(ctx, c, f, log) }
+	}
+	return front{offerOf("forward", f.Addr(), name), serve, f.Close}, nil
 }
 
-// cutKind reads "dns/udp": before the tunnel is up nobody knows a service's kind.
-func cutKind(name string) (string, wire.Kind) {
-	if service, found := strings.CutSuffix(name, "/udp"); found {
-		return service, wire.KindUDP
+// serveAnyKind serves f, which listens for TCP, until the gateway's list says
+// that the service is a udp one, and then that kind on the same address: before
+// the tunnel is up nobody knows.
+func (a *app) serveAnyKind(ctx context.Context, c *client.Client, f *forward.Forward, log *slog.Logger) error {
+	tcp, stop := context.WithCancel(ctx)
+	defer stop()
+	target, isUDP := f.Target(), make(chan bool, 1)
+	go func() {
+		service, found := waitListed(tcp, c, target.Service)
+		udp := found && service.Kind == wire.KindUDP
+		isUDP <- udp
+		if udp {
+			stop()
+		}
+	}()
+	err := f.Serve(tcp)
+	stop()
+	if !<-isUDP || err != nil || ctx.Err() != nil {
+		return err
 	}
-	return strings.TrimSuffix(name, "/tcp"), wire.KindTCP
+	target.Kind = wire.KindUDP
+	f, err = a.listenForward(log, target, target.Service, f.Addr().String(), c.Dialer(false))
+	if err != nil {
+		return err
+	}
+	return f.Serve(ctx)
+}
+
+// waitListed waits for the gateway's first list, and returns the service in it.
+func waitListed(ctx context.Context, c *client.Client, name string) (wire.Service, bool) {
+	for s := range c.Watch(ctx) {
+		if s.Works() { // the list comes before that
+			return findService(c.Services(), name)
+		}
+	}
+	return wire.Service{}, false
+}
+
+// cutLocal reads [LOCAL=]SERVICE.
+func cutLocal(text string) (address, name string) {
+	if address, name, found := strings.Cut(text, "="); found {
+		return address, name
+	}
+	return "", text
+}
+
+// cutKind reads a service's name with or without its kind: "dns/udp".
+func cutKind(name string) (service string, kind wire.Kind, told bool) {
+	if service, told = strings.CutSuffix(name, "/udp"); told {
+		return service, wire.KindUDP, true
+	}
+	service, told = strings.CutSuffix(name, "/tcp")
+	return service, wire.KindTCP, told
 }
 
 func offerOf(kind string, address net.Addr, service string) status.Offer {

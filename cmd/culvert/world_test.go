@@ -95,10 +95,11 @@ func discovery(kind, issuer string) string {
 const scriptPolicy = `version: 1
 services:
   echo: {address: "%[1]s", description: An echo, hostnames: [echo.corp.example], port: 7}
+  shout: {address: "%[1]s", protocol: udp, description: Datagrams}
   closed: {address: "127.0.0.1:1", description: Nobody listens there}
   payroll: {address: "%[1]s", description: Salaries}
 rules:
-  - {name: engineers, subjects: {groups: [engineering]}, allow: [echo, closed]}
+  - {name: engineers, subjects: {groups: [engineering]}, allow: [echo, shout, closed]}
   - {name: nobody sees salaries, subjects: {groups: [engineering]}, deny: [payroll], reason: Salaries are for accounting. Ask it-help.}
 `
 
