@@ -158,8 +158,11 @@ func pending(interval time.Duration) (int, any, error) {
 	return http.StatusAccepted, enroll.DevicePending{Interval: seconds(interval)}, nil
 }
 
-// pollProvider is the one who may ask the provider in this interval.
+// pollProvider is the one who may ask the provider in this interval. It goes on
+// where the client hangs up: the provider hands its tokens out once.
 func (h *Handler) pollProvider(ctx context.Context, c *call, g grant) (int, any, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.Limits.Timeout)
+	defer cancel()
 	provider, err := g.provider.Provider(ctx)
 	if err != nil {
 		return 0, nil, providerRefusal(g.provider, err)

@@ -2,6 +2,8 @@ package enroll
 
 import (
 	"bytes"
+	"context"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -102,6 +104,44 @@ func TestDeviceLogin(t *testing.T) {
 	wantNoCanaries(t, f)
 	// The session renews like any other.
 	d.renew(first, nil)
+}
+
+// The provider hands its tokens out once: a client that hangs up meanwhile must not cost the person the login.
+func TestFaultDevicePollGivenUp(t *testing.T) {
+	f := newFixture(t, deviceOn)
+	d := newDesktop(f)
+	poll := d.startDevice()
+	ctx, hangUp := context.WithCancel(t.Context())
+	gone, answered := make(chan struct{}), make(chan struct{})
+	tokens := map[string]any{
+		"access_token": "a", "refresh_token": "r", "token_type": "Bearer",
+		"id_token": f.idp.token(t, d.claims(map[string]any{"nonce": nil})).Reveal(),
+	}
+	f.idp.mu.Lock()
+	f.idp.answer = func(w http.ResponseWriter, _ *http.Request) {
+		hangUp()
+		<-gone
+		f.idp.answerWith(400, map[string]any{"error": "invalid_grant"})
+		reply(w, 200, tokens)
+		close(answered)
+	}
+	f.idp.mu.Unlock()
+	if _, _, err := f.client.DevicePoll(ctx, poll); err == nil {
+		t.Fatal("the poll was not given up")
+	}
+	close(gone)
+	<-answered
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	for {
+		resp, _, err := f.client.DevicePoll(ctx, poll)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp != nil {
+			break
+		}
+	}
 }
 
 // wantNoCanaries looks for secrets wherever the gateway writes.
