@@ -98,7 +98,7 @@ func TestBadInputEndsInAClearError(t *testing.T) {
 		{"plain http", []string{"login", "http://" + notAGateway, "--no-browser"}, 2, []string{"https"}},
 		{"unknown command", []string{"lgoin"}, 2, []string{"lgoin", "login"}},
 		{"unknown flag", []string{"up", "--sock", "x"}, 2, []string{"--sock"}},
-		{"not loopback", []string{"up", "--socks", "0.0.0.0:1080"}, 1, []string{"loopback"}},
+		{"not loopback", []string{"up", "--socks", "0.0.0.0:1080"}, 2, []string{"loopback"}},
 		{"profile name", []string{"--profile", "../x", "status"}, 2, []string{"profile"}},
 	} {
 		r := d.culvert(tt.args...)
