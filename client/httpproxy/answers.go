@@ -54,20 +54,23 @@ func (s *Server) fail(w http.ResponseWriter, t wire.Target, err error) {
 
 func explain(t wire.Target, r *wire.Refusal) string {
 	var b strings.Builder
-	what := string(r.Code)
+	what, remedy := string(r.Code), r.Remedy
 	if r.Code == wire.CodeNoSuchService {
 		what = "no service of this name"
+		if remedy == "" {
+			remedy = "`culvert services` lists what there is"
+		}
 	}
 	fmt.Fprintf(&b, "culvert: %s: %s\n", t, what)
 	for _, line := range []struct{ name, value string }{
-		{"reason", r.Reason}, {"what helps", r.Remedy}, {"reference", r.Reference},
+		{"reason", r.Reason}, {"what helps", remedy}, {"reference", r.Reference},
 	} {
 		if line.value != "" {
 			fmt.Fprintf(&b, "  %s: %s\n", line.name, line.value)
 		}
 	}
 	if r.Code == wire.CodeNoSuchService {
-		b.WriteString("  `culvert services` lists what there is; everything else belongs past this proxy.\n")
+		b.WriteString("  this proxy leads to services only; with its /proxy.pac a browser takes everything else past it.\n")
 	}
 	return b.String()
 }
