@@ -17,7 +17,18 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/culvert-vpn/culvert/internal/devidp"
 )
+
+const usage = `Shows the whole of Culvert in one process, with nothing to install.
+
+Usage:
+  culvert-demo [flags]       the demonstration; it stays up until Ctrl-C
+  culvert-demo idp [flags]   only the OpenID provider, to try a gateway with
+
+Flags:
+`
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -35,6 +46,10 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	flags.SetOutput(errs)
 	once := flags.Bool("once", false, "end after the demonstration; the exit code tells whether everything happened as it should")
 	verbose := flags.Bool("verbose", false, "show the log of the gateway and of the clients on standard error")
+	flags.Usage = func() {
+		fmt.Fprint(errs, usage)
+		flags.PrintDefaults()
+	}
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
@@ -61,6 +76,9 @@ func idp(ctx context.Context, args []string, out, errs io.Writer) int {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
+	case errors.Is(err, devidp.ErrUsage):
+		fmt.Fprintf(errs, "culvert-demo idp: %v\n  hint: culvert-demo idp --help\n", err)
+		return 2
 	default:
 		fmt.Fprintf(errs, "culvert-demo idp: %v\n", err)
 		return 1

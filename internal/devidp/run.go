@@ -18,6 +18,9 @@ import (
 
 const maxFile = 1 << 20
 
+// ErrUsage is wrapped by what Run returns for arguments that it does not understand.
+var ErrUsage = errors.New("usage")
+
 // Run serves a provider until ctx ends: the whole of a command. args are its flags, without the command's name.
 // It prints the issuer and the warning on out, and listens on the loopback address only.
 func Run(ctx context.Context, args []string, out io.Writer) error {
@@ -26,10 +29,13 @@ func Run(ctx context.Context, args []string, out io.Writer) error {
 	listen := flags.String("listen", "127.0.0.1:9400", "address to listen on; loopback only")
 	accounts := flags.String("accounts", "", "YAML file with accounts, clients and lifetimes (default: ada, bob and root-admin)")
 	if err := flags.Parse(args); err != nil {
-		return err
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", ErrUsage, err)
 	}
 	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+		return fmt.Errorf("%w: unexpected argument %q", ErrUsage, flags.Arg(0))
 	}
 	file := Defaults()
 	if *accounts != "" {
@@ -54,7 +60,8 @@ func Run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "OpenID provider at %s\nWARNING: %s\naccounts: %s\n", provider.Issuer(), Warning, strings.Join(provider.store.names(), ", "))
 	if *accounts == "" {
-		fmt.Fprintf(out, "password of each: %s\n", DefaultPassword)
+		fmt.Fprintf(out, "password of each: %s\nfor a gateway:    culvert-gateway init --issuer %s --client-id %s\n",
+			DefaultPassword, provider.Issuer(), file.Clients[0].ID)
 	}
 	return Serve(ctx, l, provider)
 }
