@@ -52,7 +52,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not logged in or expired, 4 denied,
 		SilenceUsage:      true,
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.start() },
 	}
-	root.SuggestionsMinimumDistance = 1
+	root.SuggestionsMinimumDistance = 2 // swapped letters are two
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.profile, "profile", certstore.DefaultProfile, "profile: one per gateway and person")
 	flags.StringVar(&a.stateDir, "state-dir", "", "folder of all state (CULVERT_STATE_DIR)")
