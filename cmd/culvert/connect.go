@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -47,28 +47,64 @@ func (a *app) connect(ctx context.Context, name string) error {
 	return pipe(ctx, stream, a.in, a.out)
 }
 
-// pipe copies both directions until both have ended, or one failed. The
-// goroutine that reads in cannot be interrupted and may outlive the call: a
-// command ends right after it.
+// reasonWait is how long the reason of a failed write may take to arrive.
+const reasonWait = time.Second
+
+// pipe copies both directions until both have ended, one failed, the stream was
+// lost, or ctx ended. Reading in and writing to out cannot be interrupted and may
+// outlive the call: a command ends right after it.
 func pipe(ctx context.Context, stream relay.Conn, in io.Reader, out io.Writer) error {
-	stop := context.AfterFunc(ctx, func() { stream.Abort(context.Cause(ctx)) })
-	defer stop()
-	sent := make(chan error, 1)
+	lost := make(chan error, 1)
+	if n, ok := stream.(relay.AbortNotifier); ok {
+		stop := n.OnAbort(func(cause error) { lost <- cause })
+		defer stop()
+	}
+	sent, received := make(chan error, 1), make(chan error, 1)
 	go func() { sent <- send(stream, in) }()
+	go func() { received <- receive(stream, out) }()
+	for range 2 {
+		var err error
+		select {
+		case err = <-received:
+		case err = <-sent:
+			if err != nil {
+				err = reason(err, received)
+			}
+		case err = <-lost:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			stream.Abort(err)
+			return orCause(ctx, err)
+		}
+	}
+	return stream.Close()
+}
+
+// reason prefers what reading says: a write only notices.
+func reason(err error, received <-chan error) error {
+	timer := time.NewTimer(reasonWait)
+	defer timer.Stop()
+	select {
+	case read := <-received:
+		if read != nil {
+			return read
+		}
+	case <-timer.C:
+	}
+	return err
+}
+
+func receive(stream relay.Conn, out io.Writer) error {
 	if _, err := io.Copy(onlyWriter{out}, onlyReader{stream}); err != nil {
-		stream.Abort(err)
-		return orCause(ctx, err)
+		return err
 	}
 	// Readers of out must see the end now, while in may stay open for longer.
 	if c, ok := out.(io.Closer); ok {
 		_ = c.Close()
 	}
-	err := <-sent
-	if err != nil {
-		stream.Abort(err)
-		return orCause(ctx, err)
-	}
-	return stream.Close()
+	return nil
 }
 
 // onlyWriter and onlyReader hide the fast paths of files and streams: bytes are
@@ -77,15 +113,10 @@ type onlyWriter struct{ io.Writer }
 type onlyReader struct{ io.Reader }
 
 func send(stream relay.Conn, in io.Reader) error {
-	_, err := io.Copy(onlyWriter{stream}, onlyReader{in})
-	if err == nil {
-		err = stream.CloseWrite()
+	if _, err := io.Copy(onlyWriter{stream}, onlyReader{in}); err != nil {
+		return err
 	}
-	// The reason comes from reading; a write only notices.
-	if errors.Is(err, io.ErrClosedPipe) {
-		return nil
-	}
-	return err
+	return stream.CloseWrite()
 }
 
 func orCause(ctx context.Context, err error) error {
