@@ -45,6 +45,7 @@ func (s *Session) inspectPing(f *frame) {
 	s.mu.Unlock()
 	if ok {
 		s.flow.measured(rtt)
+		s.sock.measured(rtt)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
 const (
@@ -16,7 +18,7 @@ const (
 
 // Socket is the connection below TLS. It reads in pieces of up to 128 KiB, borrows the buffer for that only while there is
 // something to read, and sends several TLS records in one system call. Options that help a tunnel are set where the system has
-// them (TCP_NOTSENT_LOWAT, BBR). It is a net.Conn, to be used by one tls.Conn.
+// them (TCP_NOTSENT_LOWAT, and BBR on a long path). It is a net.Conn, to be used by one tls.Conn.
 type Socket struct {
 	net.Conn
 	raw syscall.RawConn // nil where the connection cannot be read and written without blocking
@@ -34,7 +36,9 @@ type Socket struct {
 	sentBytes atomic.Int64
 	writing   atomic.Int64 // when the write that is going on began, since base; 0: none
 	waiting   atomic.Int64 // ciphertext that has not been handed to the system
+	limit     atomic.Int64 // how much of it may wait before bulk does
 	base      time.Time
+	long      atomic.Bool // the options for a long path are set
 
 	// Set by gather, before anything else writes.
 	run    func(func())
@@ -57,12 +61,26 @@ var (
 // NewSocket wraps conn, which nobody else reads or writes from here on. It sets socket options when conn is a *net.TCPConn.
 func NewSocket(conn net.Conn) *Socket {
 	s := &Socket{Conn: conn, base: time.Now()}
+	s.limit.Store(bulkQueue)
 	// Only the type itself: what embeds a TCPConn may have buffered some of its bytes.
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tuneTCP(tcp)
 		s.raw = rawConn(tcp)
 	}
 	return s
+}
+
+// longPathRTT is from where on a path is a long one.
+const longPathRTT = time.Millisecond
+
+// measured is told each round trip of the session.
+func (s *Socket) measured(rtt time.Duration) {
+	if rtt < longPathRTT || s.long.Swap(true) {
+		return
+	}
+	if tcp, ok := s.Conn.(*net.TCPConn); ok {
+		tuneLongPath(tcp)
+	}
 }
 
 // NetConn returns the wrapped connection.
@@ -148,6 +166,17 @@ func (s *Socket) Write(p []byte) (int, error) {
 // queued is how much has been gathered and not been handed to the system.
 func (s *Socket) queued() int { return int(s.waiting.Load()) }
 
+// full reports that bulk has to wait.
+func (s *Socket) full() bool { return s.waiting.Load() >= s.limit.Load() }
+
+// record is how much payload a record should carry: less on a slow line.
+func (s *Socket) record() int {
+	if s.limit.Load() < bulkQueue/2 {
+		return tlsRecord - frameSize - wire.HeaderSize
+	}
+	return wire.MaxPayload
+}
+
 // push sees to it that what was gathered leaves: as far as the system takes it at once on the caller's goroutine, and otherwise on one
 // that waits for the system.
 func (s *Socket) push() {
@@ -201,11 +230,13 @@ func (s *Socket) next() []byte {
 
 // flush sends left, the rest of out, and all that is gathered meanwhile, and waits for the system.
 func (s *Socket) flush(out, left []byte) {
+	pace := pace{limit: &s.limit}
 	for out != nil {
 		s.writing.Store(s.since() | 1)
 		n, err := s.Conn.Write(left)
 		s.writing.Store(0)
 		s.sent(n)
+		pace.sent(n)
 		recycle(out)
 		if err != nil {
 			s.broken(err)
@@ -215,8 +246,41 @@ func (s *Socket) flush(out, left []byte) {
 		out = s.next()
 		left = out
 	}
+	pace.over()
 	s.room() // nothing is left
 }
+
+// pace keeps the queue as short as the line is slow, so that a keystroke does not stand behind what takes long to leave: while the
+// line is what holds the bulk up, at most queueTime of it waits.
+type pace struct {
+	limit *atomic.Int64
+	began time.Time
+	bytes int
+}
+
+const (
+	queueTime = 2 * time.Millisecond
+	paceTime  = 25 * time.Millisecond
+	minQueue  = 16 << 10
+)
+
+// sent notes that n bytes have left.
+func (p *pace) sent(n int) {
+	now := time.Now()
+	if p.began.IsZero() { // what left before was there at once
+		p.began = now
+		return
+	}
+	p.bytes += n
+	if took := now.Sub(p.began); took >= paceTime {
+		fits := float64(p.bytes) * float64(queueTime) / float64(took)
+		p.limit.Store(int64(min(max(fits, minQueue), bulkQueue)))
+		p.began, p.bytes = now, 0
+	}
+}
+
+// over notes that nothing is left: the line is not what holds anything up.
+func (p *pace) over() { p.limit.Store(bulkQueue) }
 
 func (s *Socket) sent(n int) {
 	s.sentBytes.Add(int64(n))

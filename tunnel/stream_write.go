@@ -52,7 +52,7 @@ func (st *Stream) writeDatagram(p []byte) (int, error) {
 
 // writeRecord sends as much of p as one record and the credit take.
 func (st *Stream) writeRecord(p []byte) (int, error) {
-	n, err := st.takeCredit(min(len(p), minRecord), min(len(p), wire.MaxPayload))
+	n, err := st.takeCredit(min(len(p), minRecord), min(len(p), st.s.sock.record()))
 	if err != nil || n == 0 {
 		return 0, err
 	}

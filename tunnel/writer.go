@@ -144,7 +144,7 @@ func (w *frameWriter) waitLocked(o *outgoing, small bool, stop, dead <-chan stru
 			return errStop
 		case small && (o.cork || w.waitingLocked() < 2*bulkQueue):
 			return nil
-		case !small && !w.busy && w.sock.queued() < bulkQueue && (!first || len(w.waiters) == 0):
+		case !small && !w.busy && !w.sock.full() && (!first || len(w.waiters) == 0):
 			return nil
 		}
 		first = false
@@ -183,7 +183,7 @@ func (w *frameWriter) sleepLocked(stop, dead <-chan struct{}) error {
 
 // wakeLocked wakes the oldest waiter when the turn is free and there is room.
 func (w *frameWriter) wakeLocked() {
-	if len(w.waiters) == 0 || (w.err == nil && (w.busy || w.sock.queued() >= bulkQueue)) {
+	if len(w.waiters) == 0 || (w.err == nil && (w.busy || w.sock.full())) {
 		return
 	}
 	close(w.waiters[0])

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -500,6 +501,44 @@ func TestYamuxWindowGrowsWithThePath(t *testing.T) {
 			})
 		})
 	}
+}
+
+// In yamux, a keystroke stands behind whatever is being written. Here it overtakes, and little is in front of it.
+func TestYamuxKeystrokeBesideBulk(t *testing.T) {
+	const rtt, rate = 50 * time.Millisecond, 25e6
+	bubble(t, func(t *testing.T) {
+		client, server, link := simSessions(t, rtt, rate, pairOptions{})
+		link.in.buffer, link.out.buffer = 128<<10, 128<<10 // as with TCP_NOTSENT_LOWAT
+		bulkNear, bulkFar := openPair(t, client, server, echoTarget)
+		keyNear, keyFar := openPair(t, client, server, echoTarget)
+		var work sync.WaitGroup
+		work.Go(func() {
+			for _, err := bulkFar.Write(make([]byte, 1<<20)); err == nil; {
+				_, err = bulkFar.Write(make([]byte, 1<<20))
+			}
+		})
+		work.Go(func() { io.Copy(io.Discard, bulkNear) })
+		work.Go(func() { io.Copy(keyFar, keyFar) })
+		time.Sleep(3 * time.Second)
+		var took []time.Duration
+		for range 101 {
+			time.Sleep(37 * time.Millisecond)
+			start := time.Now()
+			keyNear.Write([]byte("k"))
+			if _, err := keyNear.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			took = append(took, time.Since(start))
+		}
+		slices.Sort(took)
+		t.Logf("p50 %s, p99 %s, alone %s", took[50], took[99], rtt)
+		if took[50] > rtt*12/10 {
+			t.Errorf("p50 %s", took[50])
+		}
+		client.Close()
+		server.Close()
+		work.Wait()
+	})
 }
 
 // yamux keeps a stream's receive buffer at its peak; here it is given back once it is empty and quiet.
