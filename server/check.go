@@ -26,15 +26,30 @@ func CheckFiles(cfg *Config) error {
 	data, policyErr := readOwned(cfg.Policy.File, policy.MaxFileSize)
 	if policyErr == nil {
 		_, policyErr = policy.Load(cfg.Policy.File, data, cfg.PolicyOptions())
+	} else {
+		policyErr = fmt.Errorf("read the policy (policy.file): %w", policyErr)
 	}
 	var certErr error
 	if cfg.TLS.Mode == "files" {
-		_, certErr = loadPair(cfg.TLS.Certificate, cfg.TLS.Key)
+		certErr = checkPair(cfg)
 	}
 	if cfg.TLS.Mode == "acme" && cfg.TLS.ACME.RootCA != "" {
 		_, certErr = rootsFromFile(cfg.TLS.ACME.RootCA)
 	}
 	return errors.Join(caErr, policyErr, certErr)
+}
+
+// checkPair is stricter than the start, which only warns: a name that does not fit
+// is no reason to stop a gateway that people are connected to.
+func checkPair(cfg *Config) error {
+	pair, err := loadPair(cfg.TLS.Certificate, cfg.TLS.Key)
+	if err != nil {
+		return err
+	}
+	if err := pair.Leaf.VerifyHostname(cfg.Hostname); err != nil {
+		return fmt.Errorf("the TLS certificate %s does not fit the hostname, so clients will refuse it: %w", cfg.TLS.Certificate, err)
+	}
+	return nil
 }
 
 // HTTPSFingerprint returns the fingerprint of the HTTPS authority of TLS mode

@@ -104,6 +104,23 @@ func TestCertificateFilesAreReloadedAndBrokenOnesAreNot(t *testing.T) {
 	}
 }
 
+// A gateway starts with a certificate of another name, and says so in its log;
+// the check before the start calls it an error.
+func TestCheckFilesComparesTheCertificateWithTheHostname(t *testing.T) {
+	i := newInstallation(t, nil)
+	cert, key := pair(t, 1, time.Now().Add(time.Hour))
+	i.cfg.TLS = TLSConfig{Mode: "files", Certificate: filepath.Join(i.dir, "tls.crt"), Key: filepath.Join(i.dir, "tls.key")}
+	writeFile(t, i.cfg.TLS.Certificate, cert)
+	writeFile(t, i.cfg.TLS.Key, key)
+	if err := CheckFiles(i.cfg); err != nil {
+		t.Error(err)
+	}
+	i.cfg.Hostname = "gateway.example.com"
+	if err := CheckFiles(i.cfg); err == nil || !strings.Contains(err.Error(), "does not fit the hostname") {
+		t.Errorf("CheckFiles: %v", err)
+	}
+}
+
 // watched counts the changes that a fileWatch reports.
 func watched(t *testing.T, files ...string) <-chan struct{} {
 	t.Helper()
