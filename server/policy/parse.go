@@ -191,11 +191,16 @@ func (d *decoder) number(n *yaml.Node, what string, low, high int) (int, bool) {
 		return 0, false
 	}
 	v, err := strconv.Atoi(s)
-	if err != nil || strconv.Itoa(v) != s || v < low || v > high {
+	switch {
+	case err == nil && strconv.Itoa(v) == s && low <= v && v <= high:
+		return v, true
+	case low == high:
+		d.fault(posOf(n), "%s: %s is not %d, the only one that this program knows", what, quote(s), low)
+		return 0, false
+	default:
 		d.fault(posOf(n), "%s: %s is no number from %d to %d", what, quote(s), low, high)
 		return 0, false
 	}
-	return v, true
 }
 
 func (d *decoder) document(root *yaml.Node) {

@@ -17,7 +17,7 @@ func TestParseFaultsHaveAPlaceAndAHint(t *testing.T) {
 	tests := []struct{ name, in, want string }{
 		{"empty", "", `p.yaml: the file is empty`},
 		{"no version", "services: {}\n", `p.yaml:1:1: the key "version" is missing`},
-		{"other version", "version: 2\n", `p.yaml:1:10: version: "2" is no number from 1 to 1`},
+		{"other version", "version: 2\n", `p.yaml:1:10: version: "2" is not 1, the only one that this program knows`},
 		{"version in words", "version: one\n", `p.yaml:1:10: version: "one"`},
 		{"list", "- a\n", `p.yaml:1:1: want the policy here, a section with keys`},
 		{"unknown key", doc("sevices: {}\n"), `p.yaml:2:1: unknown key "sevices" in the policy (did you mean "services"?)`},
