@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/auth/mtls"
 	"github.com/culvert-vpn/culvert/server/audit"
@@ -38,6 +40,7 @@ type link struct {
 	ending  chan time.Time // a warning is due
 	streams sync.WaitGroup
 
+	renewals *rate.Limiter
 	renewing sync.Mutex
 	peer     mtls.Peer // guarded by renewing once the link is served
 
@@ -61,7 +64,7 @@ func (g *Gateway) HandleTunnel(ctx context.Context, sock *tunnel.Socket, conn *t
 	}
 	l := &link{
 		g: g, ctx: ctx, peer: peer, remote: addrPort(sock), began: g.cfg.Now(),
-		due: make(chan struct{}, 1), ending: make(chan time.Time, 1),
+		due: make(chan struct{}, 1), ending: make(chan time.Time, 1), renewals: rate.NewLimiter(renewalRate, renewalBurst),
 		log: g.log.With("user", peer.Identity.UserID(), "session", peer.Identity.Session, "remote", sock.RemoteAddr().String()),
 	}
 	if err := g.register(l); err != nil {
@@ -281,9 +284,22 @@ func (l *link) standing() wire.Renewed {
 	return wire.Renewed{NotAfter: l.session.NotAfter(), Deadline: l.session.Deadline(), Roots: l.roots()}
 }
 
+// How often a client may present a certificate: each time costs signatures, a record and a list of services, and an honest one comes
+// a few times a day.
+const (
+	renewalRate  rate.Limit = 1
+	renewalBurst            = 16
+)
+
+var errTooManyRenewals = errors.New("certificates are presented too often; wait a second")
+
 // renewed takes a renewed certificate that the client presents on the control stream. What it claims is verified as at a handshake,
 // and it must continue this very session with this very key.
 func (l *link) renewed(chain [][]byte) (wire.Renewed, error) {
+	if !l.renewals.Allow() {
+		l.g.metrics.renewals.WithLabelValues("limited").Inc()
+		return wire.Renewed{}, errTooManyRenewals
+	}
 	l.renewing.Lock()
 	defer l.renewing.Unlock()
 	err := errors.New("the gateway failed") // unless renew returns

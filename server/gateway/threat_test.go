@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"runtime"
@@ -141,6 +142,32 @@ func TestThreatRenewalWidensRights(t *testing.T) {
 	}
 	if answer, err := tun.Renew(t.Context(), inUse); err != nil || answer.Refusal != "" {
 		t.Errorf("the certificate in use, presented again: %+v, %v", answer, err)
+	}
+}
+
+// TestThreatRenewalFlood: certificates presented without end cost neither the processor nor the log much, and honest ones are taken
+// again a moment later.
+func TestThreatRenewalFlood(t *testing.T) {
+	var log bytes.Buffer
+	w := newWorld(t, wikiPolicy("127.0.0.1:1"), func(cfg *gateway.Config, _ *session.Config) {
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	ada := w.desktop("ada", "engineering")
+	tun := ada.mustConnect()
+	for range 500 {
+		if answer, err := tun.Renew(t.Context(), [][]byte{[]byte("not a certificate")}); err == nil && answer.Refusal == "" {
+			t.Fatal("taken")
+		}
+	}
+	next := ada.certify(2 * time.Hour)
+	w.wait("the honest renewal", func() bool {
+		answer, err := tun.Renew(t.Context(), next)
+		return err == nil && answer.Refusal == ""
+	})
+	tun.Close()
+	w.stop()
+	if n := strings.Count(log.String(), "renewed certificate refused"); n == 0 || n > 60 {
+		t.Errorf("%d lines in the log", n)
 	}
 }
 
