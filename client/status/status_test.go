@@ -39,6 +39,9 @@ func TestHeadlines(t *testing.T) {
 			t.Errorf("headline %q, want %q", got, want)
 		}
 	}
+	if got := (Status{State: NotLoggedIn, Gateway: Gateway{URL: "https://gw.example"}}).Headline(); got != "not logged in: run `culvert login`" {
+		t.Errorf("headline with a known gateway: %q", got)
+	}
 }
 
 func TestWrite(t *testing.T) {

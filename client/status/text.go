@@ -13,7 +13,7 @@ import (
 func (s Status) Headline() string {
 	switch s.State {
 	case NotLoggedIn:
-		return "not logged in: run `culvert login URL`"
+		return "not logged in: run `" + s.LoginCommand() + "`"
 	case Stopped:
 		return "not running: run `culvert up`"
 	case Connecting:
@@ -29,6 +29,14 @@ func (s Status) Headline() string {
 	default:
 		return string(s.State) + parenthesised(s.Reason)
 	}
+}
+
+// LoginCommand is what logs in again: the URL is known after the first time.
+func (s Status) LoginCommand() string {
+	if s.Gateway.URL == "" {
+		return "culvert login URL"
+	}
+	return "culvert login"
 }
 
 func (s Status) reference() string {

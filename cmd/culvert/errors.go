@@ -377,7 +377,7 @@ func stateHint(s status.Status) string {
 	case s.Remedy != "":
 		return s.Remedy
 	case s.State == status.NotLoggedIn:
-		return "run culvert login URL"
+		return "run " + s.LoginCommand()
 	case s.State == status.Expired:
 		return "run culvert login"
 	case s.State == status.Stopped:
