@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/culvert-vpn/culvert/server"
 )
@@ -20,7 +21,7 @@ func (p *program) initCommand() *cobra.Command {
 into a folder, for a gateway that starts as it is. Nothing that exists is
 overwritten: run it again to fill in what is missing.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return p.init(dir, opts) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.init(dir, opts, settingFlags(cmd)) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&dir, "dir", "", "the folder (default: that of --config)")
@@ -42,9 +43,21 @@ type initReport struct {
 	Files   []server.InitFile `json:"files"`
 	CA      *caDescription    `json:"ca"`
 	Missing []string          `json:"missing,omitempty"`
+	Unused  []string          `json:"unused,omitempty"` // flags that an existing configuration does not take
 }
 
-func (p *program) init(dir string, opts server.InitOptions) error {
+// settingFlags returns those that were given and become part of the configuration.
+func settingFlags(cmd *cobra.Command) []string {
+	var names []string
+	cmd.LocalNonPersistentFlags().Visit(func(f *pflag.Flag) {
+		if f.Name != "dir" {
+			names = append(names, "--"+f.Name)
+		}
+	})
+	return names
+}
+
+func (p *program) init(dir string, opts server.InitOptions, flags []string) error {
 	if dir == "" {
 		dir = filepath.Dir(p.config)
 	}
@@ -53,6 +66,11 @@ func (p *program) init(dir string, opts server.InitOptions) error {
 		return err
 	}
 	report := initReport{Config: filepath.Join(dir, server.ConfigFile), Files: files}
+	for _, f := range files {
+		if f.Path == report.Config && !f.Created {
+			report.Unused = flags
+		}
+	}
 	cfg, err := server.LoadConfig(report.Config, nil)
 	if err != nil {
 		return err
@@ -76,6 +94,9 @@ func (r initReport) text(cfg *server.Config) string {
 		fmt.Fprintf(&b, "%-14s %s (%s)\n", f.What, f.Path, done)
 	}
 	b.WriteString("\n" + r.CA.text(cfg) + "\n")
+	if len(r.Unused) > 0 {
+		fmt.Fprintf(&b, "not used       %s: the configuration exists, edit %s\n\n", strings.Join(r.Unused, ", "), r.Config)
+	}
 	for _, missing := range r.Missing {
 		fmt.Fprintf(&b, "missing        %s\n\n", missing)
 	}
