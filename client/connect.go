@@ -51,17 +51,17 @@ func (n *network) connect(ctx context.Context, login *Login, ev events) (session
 	if err != nil {
 		return nil, err
 	}
-	n.pin(ctx, s.Welcome().Roots)
-	return &liveSession{s, n.pin}, nil
+	n.pin(ctx, login, s.Welcome().Roots)
+	return &liveSession{s, func(ctx context.Context, roots [][]byte) { n.pin(ctx, login, roots) }}, nil
 }
 
 // pin takes roots that a gateway announced over the tunnel, whose own roots it
 // proved there.
-func (n *network) pin(ctx context.Context, roots [][]byte) {
+func (n *network) pin(ctx context.Context, login *Login, roots [][]byte) {
 	if len(roots) == 0 {
 		return
 	}
-	if err := n.creds.PinRoots(ctx, roots); err != nil {
+	if err := n.creds.PinRoots(ctx, login, roots); err != nil {
 		n.cfg.Logger.Warn("the gateway's new roots could not be stored", "error", err)
 	}
 }

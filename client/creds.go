@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -77,8 +78,34 @@ func loginOf(record certstore.Login, certificate *tls.Certificate) (*Login, erro
 	if certificate != nil {
 		l.Certificate = *certificate
 	}
+	if l.NoRenewal = noRenewal(record); l.NoRenewal != "" && leaf.NotAfter.Before(l.Deadline) {
+		l.Deadline = leaf.NotAfter
+	}
 	return l, nil
 }
+
+// noRenewal says why a login ends with its certificate; it is empty where it is
+// renewed.
+func noRenewal(record certstore.Login) string {
+	var provider login.Provider
+	known := json.Unmarshal(record.ProviderSettings, &provider) == nil
+	switch {
+	case known && provider.Settings.RefreshIdentity == oidc.RefreshReauth:
+		return "the provider does not renew logins"
+	case record.Renewable:
+		return ""
+	case known && !slices.Contains(provider.Settings.Scopes, offlineAccess):
+		return "the provider gave no refresh token; the gateway's settings for it do not ask for the scope " + offlineAccess
+	case known && len(provider.Granted) > 0 && !slices.Contains(provider.Granted, offlineAccess):
+		return "the provider gave no refresh token; it did not grant the scope " + offlineAccess
+	default:
+		return "the provider gave no refresh token"
+	}
+}
+
+// offlineAccess is the scope that asks for a refresh token (OpenID Connect Core
+// 1.0, section 11).
+const offlineAccess = "offline_access"
 
 // tunnelAddress is the gateway's own host and port, unless its discovery
 // document named another.
@@ -195,9 +222,16 @@ func (s *stored) gateway(record certstore.Login) (client *enroll.Client, done fu
 	return s.cfg.gateway(record.Gateway, Trust{Fingerprint: record.HTTPSFingerprint, Roots: record.HTTPSRoots})
 }
 
-// PinRoots stores roots that a gateway sent over the tunnel in place of those
-// that were pinned before.
-func (s *stored) PinRoots(ctx context.Context, roots [][]byte) error {
+// PinRoots stores roots that the gateway of a login sent over the tunnel in place
+// of those that were pinned before. The lock, which a renewal may hold for long,
+// is only taken when they differ. A login at another gateway meanwhile keeps its own.
+func (s *stored) PinRoots(ctx context.Context, of *Login, roots [][]byte) error {
+	pinned := func(record certstore.Login) bool {
+		return record.Gateway != of.URL || record.TrustDomain != of.TrustDomain || slices.EqualFunc(record.Roots, roots, slices.Equal)
+	}
+	if record, err := s.cfg.Profile.Peek(); err == nil && pinned(record) {
+		return nil
+	}
 	lock, err := s.cfg.Profile.LockRefresh(ctx)
 	if err != nil {
 		return err
@@ -207,7 +241,7 @@ func (s *stored) PinRoots(ctx context.Context, roots [][]byte) error {
 	if err != nil {
 		return err
 	}
-	if slices.EqualFunc(record.Roots, roots, slices.Equal) {
+	if pinned(record) {
 		return nil
 	}
 	record.Roots = roots

@@ -209,6 +209,9 @@ func Offline(profile *certstore.Profile, now time.Time) (status.Status, error) {
 	if at := now.Add(l.Skew); !l.Deadline.IsZero() && !at.Before(l.Deadline) {
 		s.State, s.Reason = status.Expired, "the session ended at "+clockTime(l.Deadline, at)
 	}
+	if l.NoRenewal != "" && s.State == status.Stopped {
+		s.Warnings = append(s.Warnings, noRenewalWarning(l))
+	}
 	if l.Skew.Abs() >= skewWarn {
 		s.Warnings = append(s.Warnings, skewWarning(l.Skew))
 	}

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -91,6 +92,47 @@ func TestPinsBelongToTheirGateway(t *testing.T) {
 		record, err := startRecord(profile, LogInOptions{URL: c.url})
 		if err != nil || string(record.TrustDomain) != c.domain {
 			t.Errorf("%s: trust domain %q, %v; want %q", name, record.TrustDomain, err, c.domain)
+		}
+	}
+}
+
+// A login that the provider does not renew says so from its beginning, and when it ends.
+func TestFaultNoRefreshToken(t *testing.T) {
+	g := newLoopbackGateway(t)
+	profile := g.profile()
+	if s, err := Offline(profile, time.Now()); err != nil || s.Session.Deadline.Equal(s.Session.NotAfter) || len(s.Warnings) != 0 {
+		t.Errorf("with a refresh token: %+v, %v", s, err)
+	}
+	record, err := profile.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	record.RefreshToken = certstore.Secret{}
+	if err := profile.Save(t.Context(), record); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Offline(profile, time.Now())
+	if err != nil || !s.Session.Deadline.Equal(s.Session.NotAfter) || len(s.Warnings) != 1 || s.Warnings[0].Code != status.WarnNoRenewal {
+		t.Errorf("%+v, %v; want the certificate's end and a warning", s, err)
+	}
+	c := startClient(t, Config{Profile: profile})
+	if err := c.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := c.Status(); len(s.Warnings) != 1 || s.Warnings[0].Code != status.WarnNoRenewal {
+		t.Errorf("while it runs: %+v", s.Warnings)
+	}
+}
+
+func TestNoRenewalNamesItsCause(t *testing.T) {
+	const form = `{"settings":{"name":"corp","issuer":"https://idp.example","client_id":"c","scopes":[%s],"refresh_identity":"%s"},"granted":["openid"]}`
+	for want, settings := range map[string]string{
+		"does not renew logins":                   fmt.Sprintf(form, `"openid"`, "reauth"),
+		"do not ask for the scope offline_access": fmt.Sprintf(form, `"openid"`, "id_token"),
+		"did not grant the scope offline_access":  fmt.Sprintf(form, `"openid","offline_access"`, "id_token"),
+	} {
+		if got := noRenewal(certstore.Login{ProviderSettings: []byte(settings)}); !strings.Contains(got, want) {
+			t.Errorf("%s: %q", want, got)
 		}
 	}
 }

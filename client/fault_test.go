@@ -95,3 +95,25 @@ func TestFaultEveryStreamIsCalledExpired(t *testing.T) {
 		}
 	})
 }
+
+// Streams that a new login leaves on the old session are not forgotten: the status says when they end.
+func TestFaultStreamsLeftBehindByANewLogin(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.up()
+		stream, err := b.c.Open(t.Context(), wiki, OpenOptions{Wait: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.creds.store(fakeLogin("ada", "session-2", b.now(), time.Hour, 12*time.Hour))
+		b.c.Reload()
+		time.Sleep(time.Second)
+		if s := b.want(status.Connected); len(s.Warnings) != 1 || s.Warnings[0].Code != status.WarnLeftBehind {
+			t.Errorf("warnings = %v", s.Warnings)
+		}
+		_ = stream.Close()
+		time.Sleep(time.Second)
+		if s := b.want(status.Connected); len(s.Warnings) != 0 {
+			t.Errorf("warnings after its end = %v", s.Warnings)
+		}
+	})
+}

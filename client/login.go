@@ -21,7 +21,8 @@ type Login struct {
 	Certificate tls.Certificate
 	Leaf        *x509.Certificate
 	Identity    auth.Identity
-	Deadline    time.Time     // the session's
+	Deadline    time.Time     // when only a login helps: the session's, or the certificate's end where it is not renewed
+	NoRenewal   string        // why the certificate is not renewed; empty when it is
 	Skew        time.Duration // the gateway's clock minus ours, as measured at the enrolment
 }
 
@@ -88,5 +89,6 @@ func userOf(l *Login) status.User {
 }
 
 func sessionOf(l *Login) status.Session {
-	return status.Session{ID: string(l.Session()), Serial: string(l.Serial()), NotAfter: l.Leaf.NotAfter, Deadline: l.Deadline}
+	return status.Session{ID: string(l.Session()), Serial: string(l.Serial()), NotAfter: l.Leaf.NotAfter, Deadline: l.Deadline,
+		NoRenewal: l.NoRenewal}
 }

@@ -119,7 +119,7 @@ func (g *loopbackGateway) serve(conn net.Conn, conf *tls.Config) {
 		return
 	}
 	s, err := tunnel.Server(ctx, sock, tc, tunnel.ServerConfig{Admit: func(wire.Hello) (wire.Welcome, error) {
-		return wire.Welcome{Session: "s", Gateway: "gw-1"}, nil
+		return wire.Welcome{Session: "s", Gateway: "gw-1", Roots: g.authority.RootsDER()}, nil
 	}})
 	if err != nil {
 		return
@@ -196,6 +196,7 @@ func (g *loopbackGateway) profile() *certstore.Profile {
 	if err := profile.Save(g.t.Context(), certstore.Login{
 		Gateway: "https://" + g.address, TrustDomain: "corp.example", Roots: g.authority.RootsDER(), Provider: "corp",
 		Session: id.Session, SessionKey: secret, Chain: issued.Chain, Deadline: now.Add(12 * time.Hour),
+		RefreshToken: certstore.NewSecretString("r-1"),
 	}); err != nil {
 		g.t.Fatal(err)
 	}
@@ -249,6 +250,23 @@ func TestLoopback(t *testing.T) {
 	}
 	if list := c.Services(); len(list) != 1 || list[0].Name != "echo" {
 		t.Errorf("services = %v", list)
+	}
+}
+
+// A renewal that takes long, in this process or another, keeps nobody from connecting.
+func TestFaultConnectsWhileARenewalHangs(t *testing.T) {
+	g := newLoopbackGateway(t)
+	profile := g.profile()
+	lock, err := profile.LockRefresh(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Unlock()
+	c := startClient(t, Config{Profile: profile})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := c.Ready(ctx); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -46,7 +46,7 @@ func (c *Client) keepRenewed(ctx context.Context) {
 // renewalStep renews if it is due and returns how long to wait before the next look.
 func (c *Client) renewalStep(ctx context.Context, draw float64, waits *backoff.Backoff) time.Duration {
 	login := c.currentLogin()
-	if login == nil || c.refusalOf(login) != nil {
+	if login == nil || login.NoRenewal != "" || c.refusalOf(login) != nil {
 		return recheck
 	}
 	if c.clockMoved() {

@@ -72,8 +72,12 @@ func (c *Client) warningsLocked() []status.Warning {
 	if c.skew.Abs() >= skewWarn {
 		list = append(list, skewWarning(c.skew))
 	}
+	list = append(list, c.leftBehindLocked()...)
 	if c.login == nil || c.login.Deadline.IsZero() {
 		return list
+	}
+	if c.login.NoRenewal != "" && !final {
+		list = append(list, noRenewalWarning(c.login))
 	}
 	left := c.login.Deadline.Sub(c.cfg.Now().Add(c.skew))
 	if left > 0 && left <= endsSoon && !final {
@@ -82,6 +86,37 @@ func (c *Client) warningsLocked() []status.Warning {
 			Remedy: "run `culvert login` now: new connections use the new session at once, what is open ends with the old one"})
 	}
 	return list
+}
+
+// leftBehindLocked warns of streams that were open at a new login: a stream stays on the session that it was opened in, and that one is
+// not renewed any more.
+func (c *Client) leftBehindLocked() []status.Warning {
+	streams, end := 0, time.Time{}
+	for _, l := range c.retired {
+		login := l.current()
+		if c.login == nil || login.Session() == c.login.Session() {
+			continue
+		}
+		if n := l.session.Counters().streams; n > 0 {
+			streams += n
+			if end.IsZero() || login.Leaf.NotAfter.Before(end) {
+				end = login.Leaf.NotAfter
+			}
+		}
+	}
+	if streams == 0 {
+		return nil
+	}
+	return []status.Warning{{Code: status.WarnLeftBehind,
+		Text: fmt.Sprintf("streams that were opened before the new login, %d of them, are cut at %s with the certificate of that login",
+			streams, end.Local().Format("15:04")),
+		Remedy: "open them anew before that: new ones use the new login"}}
+}
+
+func noRenewalWarning(l *Login) status.Warning {
+	return status.Warning{Code: status.WarnNoRenewal,
+		Text:   "the login ends with its certificate at " + l.Deadline.Local().Format("15:04") + " and is not renewed: " + l.NoRenewal,
+		Remedy: "run `culvert login` before that; an administrator can have the provider give refresh tokens (scope " + offlineAccess + ")"}
 }
 
 func skewWarning(skew time.Duration) status.Warning {

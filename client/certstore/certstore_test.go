@@ -64,7 +64,7 @@ func testLogin(t testing.TB) Login {
 	return Login{
 		Gateway: "https://vpn.corp.example", HTTPSFingerprint: auth.FingerprintOf(nil), HTTPSRoots: []byte("PEM"), Tunnel: "vpn.corp.example:8443",
 		TrustDomain: "corp.example", Roots: a.RootsDER(), Provider: "corp", ProviderSettings: json.RawMessage(`{"client_id":"culvert"}`),
-		Session: id.Session, SessionKey: secret, Chain: issued.Chain, RefreshToken: NewSecretString(canary),
+		Session: id.Session, SessionKey: secret, Chain: issued.Chain, RefreshToken: NewSecretString(canary), Renewable: true,
 		Deadline: now.Add(12 * time.Hour), ClockSkew: -1500 * time.Millisecond,
 	}
 }
@@ -89,7 +89,7 @@ func TestALoginComesBack(t *testing.T) {
 		t.Errorf("Identity: %+v, %v", id, err)
 	}
 	peek, err := p.Peek()
-	if err != nil || !peek.LoggedIn() || !peek.SessionKey.IsZero() || !peek.RefreshToken.IsZero() || peek.Session != want.Session {
+	if err != nil || !peek.LoggedIn() || !peek.Renewable || !peek.SessionKey.IsZero() || !peek.RefreshToken.IsZero() || peek.Session != want.Session {
 		t.Errorf("Peek: %+v, %v", peek, err)
 	}
 }

@@ -28,6 +28,7 @@ type Login struct {
 	SessionKey   Secret        // of the certificate; see [NewKey]
 	Chain        [][]byte      // DER: leaf, issuing certificate
 	RefreshToken Secret        // the provider's, or empty
+	Renewable    bool          // there is a refresh token, also where it is not opened; set by [Profile.Load] and [Profile.Peek]
 	Deadline     time.Time     // end of the session; no certificate goes beyond it
 	ClockSkew    time.Duration // gateway's clock minus this machine's, when last measured; positive: this one is slow
 	UpdatedAt    time.Time     // set by [Profile.Save]
@@ -156,7 +157,8 @@ func (d loginDocument) login() Login {
 	l := Login{
 		Gateway: d.Gateway, HTTPSFingerprint: d.HTTPSFingerprint, Tunnel: d.Tunnel, TrustDomain: d.TrustDomain,
 		Roots: d.Roots, Provider: d.Provider, ProviderSettings: d.ProviderSettings, Session: d.Session, Chain: d.Chain,
-		Deadline: d.Deadline, ClockSkew: time.Duration(d.ClockSkewMillis) * time.Millisecond, UpdatedAt: d.UpdatedAt,
+		Renewable: len(d.RefreshToken) > 0,
+		Deadline:  d.Deadline, ClockSkew: time.Duration(d.ClockSkewMillis) * time.Millisecond, UpdatedAt: d.UpdatedAt,
 	}
 	if d.HTTPSRoots != "" {
 		l.HTTPSRoots = []byte(d.HTTPSRoots)

@@ -95,6 +95,8 @@ type Session struct {
 	Serial   string    `json:"certificate_serial,omitempty"`
 	NotAfter time.Time `json:"certificate_expires,omitzero"`
 	Deadline time.Time `json:"session_expires,omitzero"` // after it only a login helps
+	// NoRenewal is why the certificate is not renewed and the session ends with it; empty when it is renewed.
+	NoRenewal string `json:"no_renewal,omitempty"`
 }
 
 // Traffic counts what went through this client since it started.
@@ -119,6 +121,8 @@ const (
 	WarnClockSkew   = "clock_skew"
 	WarnNotRenewed  = "certificate_not_renewed"
 	WarnRefused     = "renewal_refused"
+	WarnNoRenewal   = "no_renewal"
+	WarnLeftBehind  = "left_behind"
 	WarnSessionEnds = "session_ends_soon"
 	WarnIntercepted = "tls_intercepted"
 	WarnProxy       = "proxy"

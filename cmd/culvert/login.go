@@ -132,8 +132,13 @@ func (a *app) printLogin(s status.Status, running bool) {
 	if len(s.User.Groups) > 0 {
 		a.printf("groups: %s\n", joinList(s.User.Groups))
 	}
-	if !s.Session.Deadline.IsZero() {
-		a.printf("until %s; the certificate renews itself until then\n", s.Session.Deadline.Local().Format("2006-01-02 15:04"))
+	end := s.Session.Deadline.Local().Format("2006-01-02 15:04")
+	switch {
+	case s.Session.Deadline.IsZero():
+	case s.Session.NoRenewal != "":
+		a.printf("until %s only: the login ends with its certificate, which is not renewed (%s)\n", end, s.Session.NoRenewal)
+	default:
+		a.printf("until %s; the certificate renews itself until then\n", end)
 	}
 	if running {
 		a.printf("next: nothing, the running culvert up takes this login\n")
