@@ -58,7 +58,10 @@ func (s *Server) assemble(ctx context.Context) error {
 }
 
 func (s *Server) assembleGateway(ctx context.Context) (err error) {
-	s.standing = &standing{store: s.store, registry: s.registry, log: s.log, now: s.now}
+	s.standing = &standing{store: s.store, registry: s.registry, log: s.log, now: s.now, issuers: make(map[string]string)}
+	for _, p := range s.cfg.Providers {
+		s.standing.issuers[p.Name] = p.Issuer
+	}
 	if err := s.standing.refresh(ctx); err != nil {
 		return fmt.Errorf("read the locks: %w", err)
 	}

@@ -33,6 +33,7 @@ type standing struct {
 	registry *session.Registry
 	log      *slog.Logger
 	now      func() time.Time
+	issuers  map[string]string // of the providers, by name
 	warned   throttle
 
 	mu   sync.Mutex
@@ -49,6 +50,9 @@ type view struct {
 
 // admit is a gateway.AdmitFunc.
 func (v *standing) admit(ctx context.Context, peer mtls.Peer) (deadline time.Time, err error) {
+	if issuer, known := v.issuers[peer.Identity.Provider]; known && issuer != peer.Identity.Issuer {
+		return time.Time{}, ended("your login is from before the gateway's providers were named anew; log in again")
+	}
 	known, err := v.store.Session(ctx, peer.Identity.Session)
 	switch {
 	case errors.Is(err, store.ErrUnavailable):

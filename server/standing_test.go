@@ -206,6 +206,22 @@ func TestThreatCutOffCoversRenewedCertificates(t *testing.T) {
 	}
 }
 
+// A certificate from before names of providers were dealt out anew does not count as one of whoever has the name now.
+func TestThreatProviderNameOfAnotherIssuer(t *testing.T) {
+	db, v := newStanding(t)
+	ada := peer("ada")
+	begin(t, db, ada)
+	v.issuers = map[string]string{"corp": ada.Identity.Issuer}
+	if _, err := v.admit(t.Context(), ada); err != nil {
+		t.Errorf("the same issuer: %v", err)
+	}
+	v.issuers = map[string]string{"corp": "https://other.example.com/", "partner": ada.Identity.Issuer}
+	var end *wire.Termination
+	if _, err := v.admit(t.Context(), ada); !errors.As(err, &end) || end.Code != wire.TerminateExpired {
+		t.Errorf("the name is another issuer's: %v", err)
+	}
+}
+
 func newStanding(t *testing.T) (*store.Store, *standing) {
 	t.Helper()
 	i := newInstallation(t, nil)

@@ -422,6 +422,26 @@ func TestRenewalWithinTheSameSecond(t *testing.T) {
 	}
 }
 
+// Names of providers may be dealt out anew: a session that began under one name must not go on under another, and bring groups of
+// the one under the name of the other.
+func TestThreatRenewalUnderAnotherProvidersName(t *testing.T) {
+	f := newFixture(t)
+	d := newDesktop(f)
+	resp := d.login(nil)
+	renamed, err := oidc.NewVerifier(oidc.ProviderConfig{Name: "partner", Issuer: f.idp.URL, ClientID: "culvert"}, oidc.Options{Now: f.clock.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(renamed.CloseIdleConnections)
+	f.conf.Providers = []Provider{renamed}
+	f.restart()
+	f.clock.advance(time.Minute)
+	req := d.renewRequest(resp, map[string]any{"groups": []string{"admins"}})
+	req.Provider = "partner"
+	_, err = f.client.Renew(t.Context(), d.signed(req))
+	wantCode(t, err, enroll.CodeReauthRequired)
+}
+
 // A harmless refusal is counted when it repeats; it must not cover those of another kind from the same address, such as a stolen
 // token that is tried.
 func TestThreatNoiseHidesNoRefusal(t *testing.T) {

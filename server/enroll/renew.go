@@ -92,6 +92,9 @@ func (h *Handler) renew(ctx context.Context, c *call) (int, any, error) {
 	}
 	// Only now is it more than somebody with a copy of the certificate.
 	c.actor.Session, c.actor.User, c.actor.Device = v.session.ID, v.session.User, v.session.Device
+	if v.session.Provider != m.Provider { // one of the same issuer, under another name since
+		return 0, nil, refuse(enroll.CodeReauthRequired, "the session began with the provider %s", v.session.Provider).remedy(loginAgain)
+	}
 	v.provider = p
 	if err := h.verifyRenewal(ctx, m, &v); err != nil {
 		return 0, nil, err
