@@ -3,6 +3,7 @@ package tunnel
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/binary"
@@ -238,6 +239,39 @@ func (c *comparison) report() {
 		c.b.ReportMetric(v[0]/v[2], unit+"/ssh")
 	}
 	c.b.Log(out.String())
+}
+
+// BenchmarkIdleSessions reports what idle sessions cost the gateway's process: CULVERT_COMPARE_SESSIONS (default 1,000) of them.
+func BenchmarkIdleSessions(b *testing.B) {
+	if runtime.GOOS != "linux" {
+		b.Skip("the measurement reads /proc")
+	}
+	gateway, addr := startRole(b, "culvert-gateway", writeCertificate(b), "127.0.0.1:1")
+	conf, _ := testTLS()
+	n := envInt("CULVERT_COMPARE_SESSIONS", 1000)
+	var sessions []*Session
+	before := rssMiB([]int{gateway})
+	for range n {
+		raw, err := net.Dial("tcp", addr)
+		if err != nil {
+			b.Fatal(err)
+		}
+		s, err := Client(context.Background(), raw, conf, ClientConfig{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		sessions = append(sessions, s)
+	}
+	time.Sleep(2 * pingAfter) // this is a measurement: past the first pings
+	used := rssMiB([]int{gateway}) - before
+	b.ReportMetric(used*1024/float64(n), "KiB/session")
+	b.ReportMetric(used, "MiB")
+	cpu := cpuSeconds([]int{gateway})
+	time.Sleep(2 * pingAfter)
+	b.ReportMetric((cpuSeconds([]int{gateway})-cpu)/(2*pingAfter).Seconds(), "CPUs")
+	for _, s := range sessions {
+		s.fail(ErrClosed)
+	}
 }
 
 func echo(b *testing.B, conn net.Conn) {

@@ -97,13 +97,27 @@ func (p *rawPeer) ended() {
 // rawClient is a client without rules of a real gateway's end of a session, welcomed.
 func rawClient(t testing.TB, cfg ServerConfig) (*rawPeer, *Session) {
 	t.Helper()
+	return rawClientWith(t, cfg, func(*tls.Config) {})
+}
+
+// rawClientWith is rawClient with another TLS configuration.
+func rawClientWith(t testing.TB, cfg ServerConfig, change func(*tls.Config)) (*rawPeer, *Session) {
+	t.Helper()
 	a, b := tcpPair(t)
-	return rawClientOver(t, cfg, a, b)
+	conf, _ := testTLS()
+	conf = conf.Clone()
+	change(conf)
+	return rawClientTLS(t, cfg, a, b, conf)
 }
 
 func rawClientOver(t testing.TB, cfg ServerConfig, a, b net.Conn) (*rawPeer, *Session) {
 	t.Helper()
 	conf, _ := testTLS()
+	return rawClientTLS(t, cfg, a, b, conf)
+}
+
+func rawClientTLS(t testing.TB, cfg ServerConfig, a, b net.Conn, conf *tls.Config) (*rawPeer, *Session) {
+	t.Helper()
 	p := &rawPeer{t: t, conn: tls.Client(a, conf), raw: a}
 	if cfg.Admit == nil {
 		cfg.Admit = admitAll

@@ -46,7 +46,7 @@ type simSegment struct {
 }
 
 func newSimPath(delay time.Duration, rate float64) *simPath {
-	return &simPath{delay: delay, rate: rate, buffer: 256 << 10, changed: make(chan struct{})}
+	return &simPath{delay: delay, rate: rate, buffer: 128 << 10, changed: make(chan struct{})}
 }
 
 func (p *simPath) notifyLocked() {

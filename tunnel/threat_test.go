@@ -2,13 +2,20 @@ package tunnel
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"runtime"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -120,15 +127,90 @@ func TestThreatPingFlood(t *testing.T) {
 func TestThreatKeyUpdateFlood(t *testing.T) {
 	client, server := pair(t, pairOptions{})
 	openPair(t, client, server, echoTarget)
-	p, s := rawClient(t, ServerConfig{})
-	// crypto/tls has no way to send a key update; a record of the handshake type that is none ends the connection in the same place.
-	if _, err := p.raw.Write([]byte{22, 3, 3, 0, 1, 0}); err != nil {
-		t.Fatal(err)
+	secrets := &keyLog{}
+	p, s := rawClientWith(t, ServerConfig{}, func(conf *tls.Config) {
+		conf.KeyLogWriter = secrets
+	})
+	if suite := p.conn.ConnectionState().CipherSuite; suite != tls.TLS_AES_128_GCM_SHA256 {
+		t.Skipf("the flood is written for TLS_AES_128_GCM_SHA256, not for %s", tls.CipherSuiteName(suite))
+	}
+	secret := secrets.clientTraffic(t)
+	before := heapInUse()
+	seq := uint64(2) // SYN and Hello were a record each
+	for range 1_000_000 {
+		if _, err := p.raw.Write(keyUpdate(t, secret, seq)); err != nil {
+			break
+		}
+		secret, seq = expandLabel(t, secret, "traffic upd", 32), 0
 	}
 	<-s.Done()
+	if used := heapInUse() - before; used > 4<<20 {
+		t.Errorf("%d KiB", used>>10)
+	}
 	if client.Err() != nil || server.Err() != nil {
 		t.Error("another session ended too")
 	}
+}
+
+// keyLog keeps what crypto/tls writes in the format of SSLKEYLOGFILE.
+type keyLog struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (k *keyLog) Write(p []byte) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.lines = append(k.lines, string(p))
+	return len(p), nil
+}
+
+func (k *keyLog) clientTraffic(t *testing.T) []byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, line := range k.lines {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "CLIENT_TRAFFIC_SECRET_0" {
+			secret, err := hex.DecodeString(fields[2])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return secret
+		}
+	}
+	t.Fatal("no traffic secret")
+	return nil
+}
+
+// keyUpdate is a record with a KeyUpdate that asks for one in return (RFC 8446 section 4.6.3).
+func keyUpdate(t *testing.T, secret []byte, seq uint64) []byte {
+	t.Helper()
+	block, err := aes.NewCipher(expandLabel(t, secret, "key", 16))
+	if err != nil {
+		t.Fatal(err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nonce := expandLabel(t, secret, "iv", 12)
+	for i := range 8 {
+		nonce[11-i] ^= byte(seq >> (8 * i))
+	}
+	inner := []byte{24, 0, 0, 1, 1, 22} // key_update, length 1, update_requested; the record is a handshake one
+	header := []byte{23, 3, 3, 0, byte(len(inner) + aead.Overhead())}
+	return aead.Seal(header, nonce, inner, header)
+}
+
+// expandLabel is HKDF-Expand-Label (RFC 8446 section 7.1) with an empty context.
+func expandLabel(t *testing.T, secret []byte, label string, length int) []byte {
+	t.Helper()
+	label = "tls13 " + label
+	info := append([]byte{byte(length >> 8), byte(length), byte(len(label))}, label...)
+	out, err := hkdf.Expand(sha256.New, secret, string(append(info, 0)), length)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // TestThreatHostileFrames: each of these ends the session that it came from, and nothing else.

@@ -507,8 +507,7 @@ func TestYamuxWindowGrowsWithThePath(t *testing.T) {
 func TestYamuxKeystrokeBesideBulk(t *testing.T) {
 	const rtt, rate = 50 * time.Millisecond, 25e6
 	bubble(t, func(t *testing.T) {
-		client, server, link := simSessions(t, rtt, rate, pairOptions{})
-		link.in.buffer, link.out.buffer = 128<<10, 128<<10 // as with TCP_NOTSENT_LOWAT
+		client, server, _ := simSessions(t, rtt, rate, pairOptions{})
 		bulkNear, bulkFar := openPair(t, client, server, echoTarget)
 		keyNear, keyFar := openPair(t, client, server, echoTarget)
 		var work sync.WaitGroup
