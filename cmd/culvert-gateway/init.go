@@ -49,8 +49,8 @@ type initReport struct {
 // settingFlags returns those that were given and become part of the configuration.
 func settingFlags(cmd *cobra.Command) []string {
 	var names []string
-	cmd.LocalNonPersistentFlags().Visit(func(f *pflag.Flag) {
-		if f.Name != "dir" {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Name != "dir" && cmd.InheritedFlags().Lookup(f.Name) == nil {
 			names = append(names, "--"+f.Name)
 		}
 	})
