@@ -287,8 +287,8 @@ func (l *link) standing() wire.Renewed {
 // How often a client may present a certificate: each time costs signatures, a record and a list of services, and an honest one comes
 // a few times a day.
 const (
-	renewalRate  rate.Limit = 1
-	renewalBurst            = 16
+	renewalRate  = rate.Limit(1) // a second
+	renewalBurst = 16
 )
 
 var errTooManyRenewals = errors.New("certificates are presented too often; wait a second")
