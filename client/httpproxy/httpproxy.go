@@ -86,6 +86,9 @@ func Listen(cfg Config) (*Server, error) {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    256 << 10,
 		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, conn)
+		},
 	}
 	return s, nil
 }
@@ -218,7 +221,24 @@ func (s *Server) absolute(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("culvert: scheme %q cannot be forwarded in the open; use CONNECT", r.URL.Scheme), http.StatusBadRequest)
 		return
 	}
+	defer resetOnAbort(r)
 	s.forward.ServeHTTP(w, r)
+}
+
+// connKey finds the program's connection in the context of a request.
+type connKey struct{}
+
+// resetOnAbort makes the end of the connection a reset where the answer was cut:
+// to a program of HTTP/1.0 an end would say that the body is whole.
+func resetOnAbort(r *http.Request) {
+	cut := recover()
+	if cut == nil {
+		return
+	}
+	if conn, ok := r.Context().Value(connKey{}).(*net.TCPConn); ok {
+		_ = conn.SetLinger(0)
+	}
+	panic(cut) // http.ErrAbortHandler: net/http closes the connection
 }
 
 func rewrite(p *httputil.ProxyRequest) {

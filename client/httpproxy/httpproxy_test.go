@@ -360,3 +360,29 @@ func TestCurlThroughTheProxy(t *testing.T) {
 		}
 	}
 }
+
+// A body whose end is the connection's end is cut by a reset: the program must not take it for whole.
+func TestFaultTruncatedBodyWithoutALength(t *testing.T) {
+	s := start(t, func(context.Context, wire.Target) (relay.Conn, error) {
+		dialed, peer := relaytest.Pair(t)
+		go func() {
+			in := bufio.NewReader(peer)
+			if _, err := http.ReadRequest(in); err != nil {
+				return
+			}
+			io.WriteString(peer, "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhalf")
+			time.Sleep(50 * time.Millisecond) // what was received is lost with a reset
+			peer.SetLinger(0)
+			peer.Close()
+		}()
+		return relay.TCP(dialed), nil
+	})
+	_, in := raw(t, s, "GET http://wiki.corp.example/ HTTP/1.0\r\n\r\n")
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("%q looked whole", body)
+	}
+}

@@ -177,10 +177,13 @@ func (s *Server) handle(ctx context.Context, conn net.Conn) {
 // connect serves CONNECT. The dial ends early when the program hangs up.
 func (s *Server) connect(ctx context.Context, local relay.Conn, conn net.Conn, req request) {
 	target := wire.HostTarget(wire.KindTCP, req.host, req.port)
-	remote, err := s.dial(ctx, target)
+	remote, early, err := s.dialWatched(ctx, conn, target)
 	if err != nil {
 		_ = writeReply(conn, replyFor(err), netip.AddrPort{})
 		return
+	}
+	if len(early) > 0 {
+		local = &prefixed{Conn: local, early: early}
 	}
 	if err := writeReply(conn, replySucceeded, netip.AddrPort{}); err != nil {
 		remote.Abort(err)
@@ -189,6 +192,44 @@ func (s *Server) connect(ctx context.Context, local relay.Conn, conn net.Conn, r
 	result := relay.Copy(ctx, local, remote, relay.Options{})
 	s.cfg.Logger.Debug("socks connection ended", "target", target.String(),
 		"sent", result.AtoB, "received", result.BtoA, "cause", result.Cause)
+}
+
+var errHungUp = errors.New("the program hung up")
+
+// dialWatched is dial until the program hangs up. What the program says before the reply is early.
+func (s *Server) dialWatched(ctx context.Context, conn net.Conn, target wire.Target) (remote relay.Conn, early []byte, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	said := make(chan []byte, 1)
+	go func() {
+		buf := make([]byte, 4096)
+		n, err := conn.Read(buf)
+		if err != nil {
+			cancel(errHungUp)
+		}
+		said <- buf[:n]
+	}()
+	remote, err = s.dial(ctx, target)
+	_ = conn.SetReadDeadline(time.Unix(1, 0))
+	early = <-said
+	_ = conn.SetReadDeadline(time.Time{})
+	return remote, early, err
+}
+
+// prefixed reads some bytes before those of the connection. Read is called by
+// one goroutine, as relay.Copy does.
+type prefixed struct {
+	relay.Conn
+	early []byte
+}
+
+func (p *prefixed) Read(b []byte) (int, error) {
+	if len(p.early) > 0 {
+		n := copy(b, p.early)
+		p.early = p.early[n:]
+		return n, nil
+	}
+	return p.Conn.Read(b)
 }
 
 func (s *Server) dial(ctx context.Context, target wire.Target) (relay.Conn, error) {
@@ -200,6 +241,9 @@ func (s *Server) dial(ctx context.Context, target wire.Target) (relay.Conn, erro
 		if remote, err = s.cfg.Dial(ctx, target); err == nil {
 			return remote, nil
 		}
+	}
+	if context.Cause(ctx) == errHungUp {
+		return nil, errHungUp // nobody is left to tell
 	}
 	s.cfg.Logger.Info("socks request was not granted", "target", target.String(), "error", err)
 	if s.cfg.OnRefused != nil {

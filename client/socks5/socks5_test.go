@@ -362,3 +362,46 @@ func TestCurlThroughSOCKS(t *testing.T) {
 		t.Errorf("curl: %q, %v", out, err)
 	}
 }
+
+// A program that hangs up while the gateway decides takes its request back: undecided streams are few.
+func TestFaultProgramHangsUpDuringTheDial(t *testing.T) {
+	asked, ended := make(chan struct{}), make(chan error, 1)
+	s := start(t, func(ctx context.Context, _ wire.Target) (relay.Conn, error) {
+		close(asked)
+		select {
+		case <-ctx.Done():
+		case <-time.After(patience / 2):
+		}
+		ended <- ctx.Err()
+		return nil, errors.New("no answer")
+	})
+	conn := raw(t, s, append([]byte{5, 1, 0, 5, 1, 0, 3, 4}, "wiki\x00\x50"...)...)
+	<-asked
+	conn.Close()
+	if err := <-ended; err == nil {
+		t.Error("the dial went on without anybody who waits for it")
+	}
+}
+
+// A program that does not wait for the reply loses nothing of what it said.
+func TestConnectKeepsEarlyBytes(t *testing.T) {
+	accepted, asked := make(chan *net.TCPConn, 1), make(chan struct{})
+	s := start(t, func(context.Context, wire.Target) (relay.Conn, error) {
+		<-asked
+		dialed, peer := relaytest.Pair(t)
+		accepted <- peer
+		return relay.TCP(dialed), nil
+	})
+	conn := raw(t, s, append([]byte{5, 1, 0, 5, 1, 0, 3, 4}, "wiki\x00\x50early "...)...)
+	time.AfterFunc(50*time.Millisecond, func() { close(asked) })
+	if _, err := io.ReadFull(conn, make([]byte, 12)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("and late")); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.(*net.TCPConn).CloseWrite()
+	if got, err := io.ReadAll(<-accepted); err != nil || string(got) != "early and late" {
+		t.Errorf("the service got %q, %v", got, err)
+	}
+}
