@@ -15,6 +15,7 @@ import (
 	"github.com/culvert-vpn/culvert/auth/enroll"
 	"github.com/culvert-vpn/culvert/auth/oidc"
 	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/internal/neterr"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
@@ -171,11 +172,11 @@ func plain(err error) string {
 		return fmt.Sprintf("the name %s cannot be resolved", dns.Name)
 	case errors.Is(err, oidc.ErrUnavailable):
 		return "the login provider does not answer: " + wire.CleanText(err.Error())
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case neterr.Is(err, syscall.ECONNREFUSED):
 		return "connection refused"
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+	case neterr.Is(err, syscall.ENETUNREACH, syscall.EHOSTUNREACH):
 		return "no network"
-	case errors.Is(err, syscall.ECONNRESET):
+	case neterr.Is(err, syscall.ECONNRESET):
 		return "connection reset"
 	case errors.Is(err, os.ErrDeadlineExceeded), isTimeout(err):
 		return "no answer"

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/internal/neterr"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
@@ -62,7 +63,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	}
 	defer done()
 	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", short)
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+	if neterr.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotRunning // what a crash left behind
 	}
 	if err != nil {
@@ -119,7 +120,7 @@ func watchError(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), neterr.Is(err, syscall.ECONNRESET):
 		return ErrNotRunning
 	default:
 		return fmt.Errorf("watch the running client: %w", err)

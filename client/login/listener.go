@@ -13,9 +13,11 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth/oidc"
+	"github.com/culvert-vpn/culvert/internal/neterr"
 )
 
 const (
@@ -110,7 +112,7 @@ func openPort(ctx context.Context, host string, port int) ([]net.Listener, error
 	switch {
 	case err == nil:
 		return []net.Listener{socket, second}, nil
-	case addressInUse(err):
+	case neterr.Is(err, syscall.EADDRINUSE): // and not a machine without IPv6
 		return nil, errors.Join(err, socket.Close())
 	}
 	return []net.Listener{socket}, nil // no IPv6 here

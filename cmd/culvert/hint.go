@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"syscall"
+
+	"github.com/culvert-vpn/culvert/internal/neterr"
 )
 
 // networkHint knows the usual trouble on the way to a gateway.
@@ -25,7 +27,7 @@ func networkHint(err error) string {
 		return "check the address and the network; if this network needs a proxy, set HTTPS_PROXY"
 	case unreachable(err):
 		return "check the address, HTTPS_PROXY and NO_PROXY"
-	case errors.Is(err, syscall.EADDRINUSE):
+	case neterr.Is(err, syscall.EADDRINUSE):
 		return "stop that program, or choose another port"
 	default:
 		return ""

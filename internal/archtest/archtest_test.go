@@ -22,6 +22,7 @@ const module = "github.com/culvert-vpn/culvert/"
 // new package must be entered here, which is the moment to think where it
 // belongs.
 var floors = map[string]int{
+	"internal/neterr":        -1,
 	"auth":                   0,
 	"tunnel/wire":            0,
 	"tunnel/relay":           0,

@@ -27,7 +27,27 @@ var (
 // content, never a part, also after a power cut. The file has the mode perm
 // from its first byte on, whatever the umask. The folder must exist.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
-	return write(path, data, perm, os.Rename)
+	return write(path, data, perm, rename)
+}
+
+// rename is os.Rename, with patience for who reads the old file just now.
+func rename(from, to string) error {
+	return patiently(func() error { return os.Rename(from, to) }, inUse)
+}
+
+// usePatience is how long a file may be in use: far more than anybody takes to read it.
+const usePatience = 2 * time.Second
+
+// patiently calls f until it fails for another reason than a file that another process has open.
+func patiently(f func() error, inUse func(error) bool) error {
+	end := time.Now().Add(usePatience)
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err := f()
+		if err == nil || !inUse(err) || time.Now().After(end) {
+			return err
+		}
+		time.Sleep(wait)
+	}
 }
 
 // CreateFile is WriteFile for a file that must not exist yet: where something
@@ -50,7 +70,7 @@ func linkNew(tmp, path string) error {
 		return err
 	}
 	_ = claim.Close()
-	return os.Rename(tmp, path)
+	return rename(tmp, path)
 }
 
 func write(path string, data []byte, perm fs.FileMode, publish func(tmp, path string) error) (err error) {
@@ -162,7 +182,7 @@ func SetAside(path string) (string, error) {
 		if _, err := os.Lstat(aside); err == nil {
 			continue
 		}
-		if err := os.Rename(path, aside); err != nil {
+		if err := rename(path, aside); err != nil {
 			return "", fmt.Errorf("set %s aside: %w", path, err)
 		}
 		return aside, SyncDir(filepath.Dir(path))

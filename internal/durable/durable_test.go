@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -206,4 +207,30 @@ func TestLockEndsWithItsProcess(t *testing.T) {
 		t.Fatalf("after the other process was killed: %v", err)
 	}
 	_ = l.Unlock()
+}
+
+// Windows refuses to replace a file that somebody is reading. The reader is soon done, and a refresh token must not be lost over it.
+func TestFaultFileInUse(t *testing.T) {
+	busy, other := errors.New("in use"), errors.New("disk full")
+	inUse := func(err error) bool { return err == busy }
+	for name, c := range map[string]struct {
+		answers []error
+		want    error
+	}{
+		"soon free":     {[]error{busy, busy, nil}, nil},
+		"free at once":  {[]error{nil}, nil},
+		"another error": {[]error{busy, other}, other},
+	} {
+		tries := 0
+		err := patiently(func() error { tries++; return c.answers[tries-1] }, inUse)
+		if err != c.want || tries != len(c.answers) {
+			t.Errorf("%s: %v after %d tries", name, err, tries)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		if err := patiently(func() error { return busy }, inUse); err != busy || time.Since(start) > 2*usePatience {
+			t.Errorf("never free: %v after %s", err, time.Since(start))
+		}
+	})
 }

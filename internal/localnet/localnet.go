@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/culvert-vpn/culvert/internal/neterr"
 )
 
 // ErrNotLoopback reports an address that other machines could reach.
@@ -60,7 +62,7 @@ func ListenPacket(addr string) (*net.UDPConn, error) {
 }
 
 func inUse(err error, ap netip.AddrPort) error {
-	if errors.Is(err, syscall.EADDRINUSE) {
+	if neterr.Is(err, syscall.EADDRINUSE) {
 		return &takenError{ap, err}
 	}
 	return err
@@ -142,10 +144,5 @@ func accept(ctx context.Context, ln net.Listener, logger *slog.Logger) (net.Conn
 }
 
 func passing(err error) bool {
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return neterr.Is(err, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.ECONNABORTED)
 }

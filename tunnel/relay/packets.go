@@ -2,13 +2,14 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/culvert-vpn/culvert/internal/neterr"
 )
 
 // PacketConn is one end of a relayed flow of datagrams: one Read is one datagram, one Write sends one. An end that also offers
@@ -129,10 +130,5 @@ func (w *packetWriter) Write(p []byte) (int, error) {
 // transientPacketError tells an answer of the network to one datagram (ICMP port or host unreachable, too big, no buffer) from the
 // end of the socket.
 func transientPacketError(err error) bool {
-	for _, code := range []error{syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EMSGSIZE, syscall.ENOBUFS} {
-		if errors.Is(err, code) {
-			return true
-		}
-	}
-	return false
+	return neterr.Is(err, syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EMSGSIZE, syscall.ENOBUFS)
 }
