@@ -223,10 +223,11 @@ func TestFaultManySmallWritesAtOnce(t *testing.T) {
 
 // A stream that is opened while its session ends does not hang.
 func TestFaultOpenWhileTheSessionEnds(t *testing.T) {
-	for range 30 {
+	for round := range 30 {
 		client, server := pair(t, pairOptions{})
 		acceptEach(t, server, func(st *Stream) { io.Copy(st, st); st.CloseWrite() })
 		var work sync.WaitGroup
+		opened, ending := make(chan struct{}), make(chan struct{})
 		for range 8 {
 			work.Go(func() {
 				for {
@@ -240,10 +241,19 @@ func TestFaultOpenWhileTheSessionEnds(t *testing.T) {
 						st.Read(make([]byte, 1)) // must end, too
 					}
 					st.Close()
+					select {
+					case opened <- struct{}{}:
+					case <-ending:
+					}
 				}
 			})
 		}
-		time.Sleep(5 * time.Millisecond)
+		returns(t, "the first streams", func() {
+			for range round {
+				<-opened
+			}
+		})
+		close(ending)
 		server.sock.Close()
 		returns(t, "a stream", work.Wait)
 		client.Close()

@@ -17,11 +17,12 @@ import (
 // Required reports whether a missing part is a failure.
 func Required() bool { return os.Getenv("CULVERT_TEST_REQUIRE") == "1" }
 
-// missing ends the test: skipped, or failed where everything is required.
-func missing(t testing.TB, format string, args ...any) {
+// Missing ends a test that lacks something: skipped, or failed where everything is
+// required. The text says what is missing, in one line.
+func Missing(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if Required() {
-		t.Fatalf("CULVERT_TEST_REQUIRE=1 and "+format, args...)
+		t.Fatalf("CULVERT_TEST_REQUIRE=1, but "+format, args...)
 	}
 	t.Skipf(format, args...)
 }
@@ -30,7 +31,7 @@ func missing(t testing.TB, format string, args ...any) {
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
-		missing(t, "this test needs root on Linux")
+		Missing(t, "this test needs root on Linux")
 	}
 }
 
@@ -48,7 +49,7 @@ func NeedTool(t testing.TB, name string) string {
 			return found[len(found)-1]
 		}
 	}
-	missing(t, "this test needs the program %q", name)
+	Missing(t, "this test needs the program %q", name)
 	return ""
 }
 
@@ -60,7 +61,7 @@ func NeedNodeModule(t testing.TB, name string) string {
 	NeedTool(t, "node")
 	dir := os.Getenv("CULVERT_TEST_NODE_MODULES")
 	if _, err := os.Stat(filepath.Join(dir, name, "package.json")); dir == "" || err != nil {
-		missing(t, "this test needs the npm package %q under $CULVERT_TEST_NODE_MODULES", name)
+		Missing(t, "this test needs the npm package %q under $CULVERT_TEST_NODE_MODULES", name)
 	}
 	return dir
 }
