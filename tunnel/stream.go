@@ -142,6 +142,9 @@ func (st *Stream) SetDeadline(t time.Time) error {
 // SetReadDeadline implements net.Conn. A Read that misses it returns an error that is os.ErrDeadlineExceeded; what is read
 // later is not damaged by it.
 func (st *Stream) SetReadDeadline(t time.Time) error {
+	if st.isClosed() {
+		return fmt.Errorf("set deadline: %w", ErrClosed)
+	}
 	st.readBy.set(t)
 	return nil
 }
@@ -247,9 +250,25 @@ func (st *Stream) linger() {
 		st.Abort(err)
 		return
 	}
+	timeout := time.NewTimer(lingerTimeout)
+	defer timeout.Stop()
+	for !st.lingered() {
+		select {
+		case <-st.recv.wake:
+		case <-st.dead:
+			return
+		case <-timeout.C:
+			st.Abort(&AbortError{Code: wire.AbortTimeout})
+			return
+		}
+	}
+}
+
+// lingered looks at what has come for a closed stream, and reports whether that was its end. It does not wait, since the deadline of a
+// closed stream has passed, and so a Read that comes late is not held up.
+func (st *Stream) lingered() bool {
 	st.rmu.Lock()
 	defer st.rmu.Unlock()
-	st.readBy.set(time.Now().Add(lingerTimeout))
 	var b [1]byte
 	n, err := st.readRecord(b[:])
 	switch {
@@ -258,6 +277,7 @@ func (st *Stream) linger() {
 	case n > 0 || err == nil: // also an empty datagram
 		st.Abort(&AbortError{Code: wire.AbortReset})
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		st.Abort(&AbortError{Code: wire.AbortTimeout})
+		return st.failure() != nil
 	}
+	return true
 }
