@@ -76,7 +76,15 @@ func (i *installation) serve(opts Options) *running {
 		defer close(r.done)
 		r.err = srv.Serve(ctx)
 	}()
-	i.t.Cleanup(func() { _ = r.stop() })
+	i.t.Cleanup(func() {
+		select {
+		case <-r.done: // the test has seen what Serve said
+		default:
+			if err := r.stop(); err != nil {
+				i.t.Errorf("Serve: %v", err)
+			}
+		}
+	})
 	return r
 }
 
