@@ -2,7 +2,6 @@ package forward
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"net"
 	"syscall"
@@ -12,13 +11,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/culvert-vpn/culvert/internal/localnet"
+	"github.com/culvert-vpn/culvert/internal/localnet/localnettest"
 	"github.com/culvert-vpn/culvert/internal/testenv"
-	"github.com/culvert-vpn/culvert/tunnel/relay"
 	"github.com/culvert-vpn/culvert/tunnel/relay/relaytest"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
-
-const patience = 20 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -33,15 +30,7 @@ func start(t testing.TB, cfg Config) *Forward {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- f.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
-	})
+	localnettest.Serve(t, f.Serve)
 	return f
 }
 
@@ -51,17 +40,9 @@ func TestForwardBehavesLikeTCP(t *testing.T) {
 		accepted := make(chan *net.TCPConn, 1)
 		f := start(t, Config{
 			Target: wire.ServiceTarget(wire.KindTCP, "wiki"),
-			Dial: func(context.Context, wire.Target) (relay.Conn, error) {
-				dialed, peer := relaytest.Pair(t)
-				accepted <- peer
-				return relay.TCP(dialed), nil
-			},
+			Dial:   localnettest.Pairs(t, func(peer *net.TCPConn) { accepted <- peer }),
 		})
-		conn, err := net.Dial("tcp", f.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
+		conn := localnettest.Connect(t, f.Addr(), "")
 		return conn.(*net.TCPConn), <-accepted
 	})
 }
@@ -71,14 +52,14 @@ func TestARefusalResetsTheConnectionAndIsTold(t *testing.T) {
 	told := make(chan error, 1)
 	f := start(t, Config{
 		Target:    wire.ServiceTarget(wire.KindTCP, "payroll"),
-		Dial:      func(context.Context, wire.Target) (relay.Conn, error) { return nil, refusal },
+		Dial:      localnettest.Refuse(refusal),
 		OnRefused: func(err error) { told <- err },
 	})
 	// The reset may overtake the handshake; then dialing is what fails.
 	conn, err := net.Dial("tcp", f.Addr().String())
 	if err == nil {
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(patience))
+		_ = conn.SetDeadline(time.Now().Add(localnettest.Patience))
 		_, err = conn.Read(make([]byte, 1))
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {
@@ -89,49 +70,16 @@ func TestARefusalResetsTheConnectionAndIsTold(t *testing.T) {
 	}
 }
 
-// udpEcho answers each datagram with itself on a stream that keeps boundaries.
-func udpEcho(t testing.TB) DialFunc {
-	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		buf := make([]byte, 65535)
-		for {
-			n, from, err := server.ReadFromUDP(buf)
-			if err != nil {
-				return
-			}
-			_, _ = server.WriteToUDP(buf[:n], from)
-		}
-	}()
-	t.Cleanup(func() { server.Close(); <-done })
-	return func(ctx context.Context, target wire.Target) (relay.Conn, error) {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "udp", server.LocalAddr().String())
-		if err != nil {
-			return nil, err
-		}
-		return packetStream{conn}, nil
-	}
-}
-
-type packetStream struct{ net.Conn }
-
-func (packetStream) CloseWrite() error { return nil }
-func (p packetStream) Abort(error)     { _ = p.Close() }
-
 func TestUDPKeepsBoundariesAndSources(t *testing.T) {
-	f := start(t, Config{Target: wire.ServiceTarget(wire.KindUDP, "dns"), Dial: udpEcho(t)})
+	f := start(t, Config{Target: wire.ServiceTarget(wire.KindUDP, "dns"),
+		Dial: localnettest.To("udp", localnettest.UDPService(t, localnettest.Echo), nil)})
 	for client := range 3 {
 		conn, err := net.Dial("udp", f.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(patience))
+		_ = conn.SetDeadline(time.Now().Add(localnettest.Patience))
 		for _, size := range []int{1, 512, 1400, 9000} {
 			want := bytes.Repeat([]byte{byte('a' + client)}, size)
 			if _, err := conn.Write(want); err != nil {
@@ -148,7 +96,7 @@ func TestUDPKeepsBoundariesAndSources(t *testing.T) {
 
 func TestListenRefusesOtherAddressesThanLoopback(t *testing.T) {
 	_, err := Listen(Config{Target: wire.ServiceTarget(wire.KindTCP, "wiki"), Listen: "0.0.0.0:0", Logger: testenv.Logger(t),
-		Dial: func(context.Context, wire.Target) (relay.Conn, error) { return nil, nil }})
+		Dial: localnettest.Refuse(errors.New("unreached"))})
 	if !errors.Is(err, localnet.ErrNotLoopback) {
 		t.Errorf("Listen on 0.0.0.0: %v, want ErrNotLoopback", err)
 	}
@@ -156,7 +104,7 @@ func TestListenRefusesOtherAddressesThanLoopback(t *testing.T) {
 
 func TestListenStableGivesWayToWhoHasThePort(t *testing.T) {
 	cfg := Config{Target: wire.ServiceTarget(wire.KindTCP, "wiki"), Logger: testenv.Logger(t),
-		Dial: func(context.Context, wire.Target) (relay.Conn, error) { return nil, nil }}
+		Dial: localnettest.Refuse(errors.New("unreached"))}
 	name := t.TempDir() // a name of this run alone, so that nothing else has its port
 	first, taken, err := ListenStable(cfg, name)
 	if err != nil {

@@ -3,7 +3,6 @@ package httpproxy
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,13 +22,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/culvert-vpn/culvert/internal/localnet"
+	"github.com/culvert-vpn/culvert/internal/localnet/localnettest"
 	"github.com/culvert-vpn/culvert/internal/testenv"
-	"github.com/culvert-vpn/culvert/tunnel/relay"
 	"github.com/culvert-vpn/culvert/tunnel/relay/relaytest"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
-
-const patience = 20 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -49,57 +46,20 @@ func start(t testing.TB, dial DialFunc) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
-	})
+	localnettest.Serve(t, s.Serve)
 	return s
-}
-
-func refuse(err error) DialFunc {
-	return func(context.Context, wire.Target) (relay.Conn, error) { return nil, err }
-}
-
-// to dials addr for every target and reports the targets.
-func to(addr string, targets chan<- wire.Target) DialFunc {
-	return func(ctx context.Context, target wire.Target) (relay.Conn, error) {
-		targets <- target
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", addr)
-		if err != nil {
-			return nil, err
-		}
-		return relay.TCP(conn.(*net.TCPConn)), nil
-	}
 }
 
 func raw(t testing.TB, s *Server, text string) (net.Conn, *bufio.Reader) {
 	t.Helper()
-	conn, err := net.Dial("tcp", s.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience))
-	if _, err := conn.Write([]byte(text)); err != nil {
-		t.Fatal(err)
-	}
+	conn := localnettest.Connect(t, s.Addr(), text)
 	return conn, bufio.NewReader(conn)
 }
 
 func TestConnectBehavesLikeTCP(t *testing.T) {
 	relaytest.Run(t, func(t testing.TB) (client, service *net.TCPConn) {
 		accepted := make(chan *net.TCPConn, 1)
-		s := start(t, func(context.Context, wire.Target) (relay.Conn, error) {
-			dialed, peer := relaytest.Pair(t)
-			accepted <- peer
-			return relay.TCP(dialed), nil
-		})
+		s := start(t, localnettest.Pairs(t, func(peer *net.TCPConn) { accepted <- peer }))
 		conn, _ := raw(t, s, "CONNECT wiki.corp.example:80 HTTP/1.1\r\nHost: wiki.corp.example:80\r\n\r\n")
 		want := "HTTP/1.1 200 Connection established\r\n\r\n"
 		got := make([]byte, len(want))
@@ -128,7 +88,7 @@ func TestConnectKeepsEarlyBytes(t *testing.T) {
 		data, _ := io.ReadAll(conn)
 		received <- string(data)
 	}()
-	s := start(t, to(ln.Addr().String(), make(chan wire.Target, 1)))
+	s := start(t, localnettest.To("tcp", ln.Addr().String(), make(chan wire.Target, 1)))
 	conn, r := raw(t, s, "CONNECT wiki:80 HTTP/1.1\r\nHost: wiki:80\r\n\r\nearly")
 	if line, err := r.ReadString('\n'); err != nil || !strings.Contains(line, "200") {
 		t.Fatalf("answer %q, %v", line, err)
@@ -153,7 +113,7 @@ func TestRefusalsAreExplained(t *testing.T) {
 		{errors.New("no connection to the gateway"), 502, []string{"no connection to the gateway"}},
 	}
 	for _, tt := range tests {
-		s := start(t, refuse(tt.err))
+		s := start(t, localnettest.Refuse(tt.err))
 		for _, request := range []string{
 			"CONNECT wiki.corp.example:80 HTTP/1.1\r\nHost: wiki.corp.example:80\r\n\r\n",
 			"GET http://wiki.corp.example/ HTTP/1.1\r\nHost: wiki.corp.example\r\n\r\n",
@@ -181,7 +141,7 @@ func TestRefusalsAreExplained(t *testing.T) {
 
 // A hostile host name is inert in an explanation.
 func TestRefusalsAreNoMarkup(t *testing.T) {
-	s := start(t, refuse(&wire.Refusal{Code: wire.CodeDenied, Reason: "<script>alert(1)</script>"}))
+	s := start(t, localnettest.Refuse(&wire.Refusal{Code: wire.CodeDenied, Reason: "<script>alert(1)</script>"}))
 	_, r := raw(t, s, "GET http://wiki/ HTTP/1.1\r\nHost: x\r\n\r\n")
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil {
@@ -200,7 +160,7 @@ func TestForwardsPlainHTTP(t *testing.T) {
 	}))
 	defer web.Close()
 	targets := make(chan wire.Target, 1)
-	s := start(t, to(web.Listener.Addr().String(), targets))
+	s := start(t, localnettest.To("tcp", web.Listener.Addr().String(), targets))
 	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: s.Addr().String()})}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
@@ -232,11 +192,7 @@ func TestThreatRequestSmuggling(t *testing.T) {
 	}
 	for _, request := range requests {
 		heard := make(chan []byte, 4)
-		s := start(t, func(context.Context, wire.Target) (relay.Conn, error) {
-			dialed, peer := relaytest.Pair(t)
-			go answerOnce(peer, heard)
-			return relay.TCP(dialed), nil
-		})
+		s := start(t, localnettest.Pairs(t, func(peer *net.TCPConn) { go answerOnce(peer, heard) }))
 		conn, r := raw(t, s, request)
 		_ = conn.(*net.TCPConn).CloseWrite()
 		resp, err := http.ReadResponse(r, nil)
@@ -259,7 +215,7 @@ func TestThreatRequestSmuggling(t *testing.T) {
 func answerOnce(conn net.Conn, heard chan<- []byte) {
 	defer conn.Close()
 	var all bytes.Buffer
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(localnettest.Patience))
 	r := bufio.NewReader(io.TeeReader(conn, &all))
 	if req, err := http.ReadRequest(r); err == nil {
 		_, _ = io.Copy(io.Discard, req.Body)
@@ -272,7 +228,7 @@ func answerOnce(conn net.Conn, heard chan<- []byte) {
 // Threat "local API rebinding" (Tailscale CVE-2022-41924): a page that reaches
 // the proxy by a name of its own learns nothing.
 func TestThreatForeignHostAndOrigin(t *testing.T) {
-	s := start(t, refuse(errors.New("unreached")))
+	s := start(t, localnettest.Refuse(errors.New("unreached")))
 	tests := []struct {
 		header string
 		status int
@@ -351,7 +307,7 @@ func TestCurlThroughTheProxy(t *testing.T) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "wiki for ", r.Host) }))
 	defer web.Close()
 	targets := make(chan wire.Target, 2)
-	s := start(t, to(web.Listener.Addr().String(), targets))
+	s := start(t, localnettest.To("tcp", web.Listener.Addr().String(), targets))
 	for _, args := range [][]string{{}, {"--proxytunnel"}} {
 		args = append(args, "--silent", "--max-time", "20", "--proxy", "http://"+s.Addr().String(), "http://wiki.corp.example/")
 		out, err := exec.Command(curl, args...).CombinedOutput()
@@ -363,26 +319,28 @@ func TestCurlThroughTheProxy(t *testing.T) {
 
 // A body whose end is the connection's end is cut by a reset: the program must not take it for whole.
 func TestFaultTruncatedBodyWithoutALength(t *testing.T) {
-	s := start(t, func(context.Context, wire.Target) (relay.Conn, error) {
-		dialed, peer := relaytest.Pair(t)
+	heard := make(chan struct{})
+	s := start(t, localnettest.Pairs(t, func(peer *net.TCPConn) {
 		go func() {
-			in := bufio.NewReader(peer)
-			if _, err := http.ReadRequest(in); err != nil {
+			if _, err := http.ReadRequest(bufio.NewReader(peer)); err != nil {
 				return
 			}
 			io.WriteString(peer, "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nhalf")
-			time.Sleep(50 * time.Millisecond) // what was received is lost with a reset
+			<-heard // what was received and not read is lost with a reset
 			peer.SetLinger(0)
 			peer.Close()
 		}()
-		return relay.TCP(dialed), nil
-	})
+	}))
 	_, in := raw(t, s, "GET http://wiki.corp.example/ HTTP/1.0\r\n\r\n")
 	resp, err := http.ReadResponse(in, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if body, err := io.ReadAll(resp.Body); err == nil {
-		t.Errorf("%q looked whole", body)
+	if _, err := io.ReadFull(resp.Body, make([]byte, len("half"))); err != nil {
+		t.Fatal(err)
+	}
+	close(heard)
+	if rest, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("half, and %q behind it, looked whole", rest)
 	}
 }

@@ -17,13 +17,12 @@ import (
 	"golang.org/x/net/proxy"
 
 	"github.com/culvert-vpn/culvert/internal/localnet"
+	"github.com/culvert-vpn/culvert/internal/localnet/localnettest"
 	"github.com/culvert-vpn/culvert/internal/testenv"
 	"github.com/culvert-vpn/culvert/tunnel/relay"
 	"github.com/culvert-vpn/culvert/tunnel/relay/relaytest"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
-
-const patience = 20 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -33,41 +32,20 @@ func start(t testing.TB, dial DialFunc) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-served; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
-	})
+	localnettest.Serve(t, s.Serve)
 	return s
 }
 
 // raw opens a connection, sends bytes and returns it.
 func raw(t testing.TB, s *Server, out ...byte) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("tcp", s.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience))
-	if _, err := conn.Write(out); err != nil {
-		t.Fatal(err)
-	}
-	return conn
+	return localnettest.Connect(t, s.Addr(), string(out))
 }
 
 func TestConnectBehavesLikeTCP(t *testing.T) {
 	relaytest.Run(t, func(t testing.TB) (client, service *net.TCPConn) {
 		accepted := make(chan *net.TCPConn, 1)
-		s := start(t, func(context.Context, wire.Target) (relay.Conn, error) {
-			dialed, peer := relaytest.Pair(t)
-			accepted <- peer
-			return relay.TCP(dialed), nil
-		})
+		s := start(t, localnettest.Pairs(t, func(peer *net.TCPConn) { accepted <- peer }))
 		conn := raw(t, s, append([]byte{5, 1, 0, 5, 1, 0, 3, 4}, "wiki\x00\x50"...)...)
 		if _, err := io.ReadFull(conn, make([]byte, 12)); err != nil {
 			t.Fatal(err)
@@ -107,7 +85,7 @@ func TestConnectCarriesNamesAndAddresses(t *testing.T) {
 		if got := <-targets; got != want {
 			t.Errorf("%s became %+v, want %+v", addr, got, want)
 		}
-		_ = conn.SetDeadline(time.Now().Add(patience))
+		_ = conn.SetDeadline(time.Now().Add(localnettest.Patience))
 		if _, err := conn.Write([]byte("ping")); err != nil {
 			t.Error(err)
 		}
@@ -130,7 +108,7 @@ func TestRefusalsBecomeReplies(t *testing.T) {
 		replyNetworkUnreachable: errors.New("no connection to the gateway"),
 	}
 	for want, refusal := range refusals {
-		s := start(t, func(context.Context, wire.Target) (relay.Conn, error) { return nil, refusal })
+		s := start(t, localnettest.Refuse(refusal))
 		conn := raw(t, s, 5, 1, 0, 5, 1, 0, 1, 10, 0, 0, 1, 0, 80)
 		answer, err := io.ReadAll(conn)
 		if err != nil || len(answer) != 12 || reply(answer[3]) != want {
@@ -168,41 +146,15 @@ func TestMalformedRequestsEndTheConnection(t *testing.T) {
 
 func TestListenRefusesOtherAddressesThanLoopback(t *testing.T) {
 	_, err := Listen(Config{Listen: "0.0.0.0:0", Logger: testenv.Logger(t),
-		Dial: func(context.Context, wire.Target) (relay.Conn, error) { return nil, nil }})
+		Dial: localnettest.Refuse(errors.New("unreached"))})
 	if !errors.Is(err, localnet.ErrNotLoopback) {
 		t.Errorf("Listen on 0.0.0.0: %v, want ErrNotLoopback", err)
 	}
 }
 
-type packetStream struct{ net.Conn }
-
-func (packetStream) CloseWrite() error { return nil }
-func (p packetStream) Abort(error)     { _ = p.Close() }
-
-// udpEcho is a service that answers each datagram with itself.
+// udpEcho leads every stream to a service that answers each datagram with itself.
 func udpEcho(t testing.TB, targets chan<- wire.Target) DialFunc {
-	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		buf := make([]byte, 65535)
-		for {
-			n, from, err := server.ReadFromUDP(buf)
-			if err != nil {
-				return
-			}
-			_, _ = server.WriteToUDP(buf[:n], from)
-		}
-	}()
-	t.Cleanup(func() { server.Close(); <-done })
-	return func(_ context.Context, target wire.Target) (relay.Conn, error) {
-		targets <- target
-		conn, err := net.Dial("udp", server.LocalAddr().String())
-		return packetStream{conn}, err
-	}
+	return localnettest.To("udp", localnettest.UDPService(t, localnettest.Echo), targets)
 }
 
 // associate asks for a UDP association and returns its control connection and
@@ -220,7 +172,7 @@ func associate(t *testing.T, s *Server) (control, udp net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { udp.Close() })
-	_ = udp.SetDeadline(time.Now().Add(patience))
+	_ = udp.SetDeadline(time.Now().Add(localnettest.Patience))
 	return control, udp
 }
 
@@ -263,7 +215,7 @@ func TestUDPAssociate(t *testing.T) {
 	}
 	// The association ends with its connection: the port is closed.
 	_ = control.Close()
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(localnettest.Patience)
 	for {
 		if time.Now().After(deadline) {
 			t.Fatal("the UDP port outlived its connection")
@@ -350,13 +302,7 @@ func TestCurlThroughSOCKS(t *testing.T) {
 	}
 	go web.Serve(ln)
 	defer web.Close()
-	s := start(t, func(context.Context, wire.Target) (relay.Conn, error) {
-		conn, err := net.Dial("tcp", ln.Addr().String())
-		if err != nil {
-			return nil, err
-		}
-		return relay.TCP(conn.(*net.TCPConn)), nil
-	})
+	s := start(t, localnettest.To("tcp", ln.Addr().String(), nil))
 	out, err := exec.Command(curl, "--silent", "--max-time", "20", "--socks5-hostname", s.Addr().String(), "http://wiki.corp.example/").CombinedOutput()
 	if err != nil || string(out) != "wiki for wiki.corp.example" {
 		t.Errorf("curl: %q, %v", out, err)
@@ -370,7 +316,7 @@ func TestFaultProgramHangsUpDuringTheDial(t *testing.T) {
 		close(asked)
 		select {
 		case <-ctx.Done():
-		case <-time.After(patience / 2):
+		case <-time.After(localnettest.Patience / 2):
 		}
 		ended <- ctx.Err()
 		return nil, errors.New("no answer")

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/net/proxy"
+
+	"github.com/culvert-vpn/culvert/internal/localnet/localnettest"
 )
 
 // Threat "a check missing on one channel" (Teleport 10.3.11): somebody whom the
@@ -24,7 +26,7 @@ func TestThreatDeniedOverEveryCaptureMode(t *testing.T) {
 	t.Parallel()
 	var reached atomic.Int64
 	tcp := tcpService(t, func(*net.TCPConn) { reached.Add(1) })
-	udp := udpService(t, func([]byte) { reached.Add(1) })
+	udp := localnettest.UDPService(t, func([]byte) []byte { reached.Add(1); return nil })
 	modes := []string{"socks-name", "socks-address", "socks-udp", "http", "http-connect", "forward", "forward-udp", "connect", "ping"}
 	policy := "version: 1\nservices:\n"
 	for _, mode := range modes {
@@ -121,32 +123,6 @@ func (g *gateway) denied(service string) bool {
 		}
 	}
 	return false
-}
-
-// udpService hands each datagram that it receives to heard.
-func udpService(t testing.TB, heard func([]byte)) (addr string) {
-	t.Helper()
-	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		buf := make([]byte, 65535)
-		for {
-			n, _, err := conn.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			heard(buf[:n])
-		}
-	}()
-	t.Cleanup(func() {
-		conn.Close()
-		<-done
-	})
-	return conn.LocalAddr().String()
 }
 
 // socksDatagram sends one datagram through a UDP association.
