@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -168,6 +169,9 @@ func proxyAddress(via *url.URL) string {
 	return net.JoinHostPort(via.Hostname(), port)
 }
 
+// maxProxyAnswer bounds what a proxy may say before the tunnel is there.
+const maxProxyAnswer = 64 << 10
+
 // connectThrough asks for a tunnel (RFC 9110 section 9.3.6). ctx bounds it.
 func connectThrough(ctx context.Context, conn net.Conn, via *url.URL, address string) (net.Conn, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -181,12 +185,12 @@ func connectThrough(ctx context.Context, conn net.Conn, via *url.URL, address st
 	if err := req.Write(conn); err != nil {
 		return nil, err
 	}
-	in := bufio.NewReaderSize(conn, 4096)
+	in := bufio.NewReaderSize(io.LimitReader(conn, maxProxyAnswer), 4096)
 	reply, err := http.ReadResponse(in, req)
 	if err != nil {
 		return nil, fmt.Errorf("its answer to CONNECT: %w", err)
 	}
-	if reply.StatusCode != http.StatusOK {
+	if reply.StatusCode/100 != 2 {
 		_ = reply.Body.Close()
 		return nil, &ProxyError{Proxy: proxyAddress(via), Status: reply.StatusCode}
 	}

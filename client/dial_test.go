@@ -205,3 +205,35 @@ func TestRenewAt(t *testing.T) {
 		t.Errorf("a certificate without a life is due at %s", at)
 	}
 }
+
+// A proxy whose answer has no end is given up before it costs memory.
+func TestThreatEndlessProxyAnswer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	wrote := make(chan int, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		total, _ := io.WriteString(conn, "HTTP/1.1 200 OK\r\n")
+		for line := "X-Filler: " + strings.Repeat("x", 1000) + "\r\n"; err == nil && total < 64<<20; {
+			var n int
+			n, err = io.WriteString(conn, line)
+			total += n
+		}
+		wrote <- total
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := dialerVia(&url.URL{Scheme: "http", Host: l.Addr().String()}).connect(ctx, "gateway.example:443"); err == nil {
+		t.Fatal("an answer without an end connected")
+	}
+	if n := <-wrote; n > 16<<20 {
+		t.Errorf("%d MiB were taken", n>>20)
+	}
+}

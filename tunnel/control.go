@@ -29,6 +29,7 @@ type control struct {
 	nonce   uint64
 	renewal chan wire.Renewed // non-nil while one is checked (gateway), or its answer awaited (client)
 	parts   []wire.Service
+	listed  int // bytes of the messages that parts came in
 }
 
 type controlItem struct {
@@ -166,7 +167,7 @@ func (c *control) read() {
 		}
 		if first {
 			c.first <- m
-		} else if err := c.handle(m); err != nil {
+		} else if err := c.handle(m, n); err != nil {
 			c.s.end(err)
 			return
 		}
@@ -204,7 +205,8 @@ func (c *control) lost(err error) error {
 	return protocolError("the control stream ended: %v", err)
 }
 
-func (c *control) handle(m wire.Message) error {
+// handle handles a message of size bytes.
+func (c *control) handle(m wire.Message, size int) error {
 	switch m := m.(type) {
 	case *wire.Ping:
 		return c.send(&wire.Pong{Nonce: m.Nonce, Time: time.Now().UnixMilli()})
@@ -223,7 +225,7 @@ func (c *control) handle(m wire.Message) error {
 	if c.s.server {
 		return c.handleAsServer(m)
 	}
-	return c.handleAsClient(m)
+	return c.handleAsClient(m, size)
 }
 
 func (c *control) handleAsServer(m wire.Message) error {
@@ -237,10 +239,10 @@ func (c *control) handleAsServer(m wire.Message) error {
 	return nil
 }
 
-func (c *control) handleAsClient(m wire.Message) error {
+func (c *control) handleAsClient(m wire.Message, size int) error {
 	switch m := m.(type) {
 	case *wire.Services:
-		return c.services(m)
+		return c.services(m, size)
 	case *wire.Draining:
 		c.s.mu.Lock()
 		c.s.draining = m
@@ -253,17 +255,24 @@ func (c *control) handleAsClient(m wire.Message) error {
 	return protocolError("a gateway sent %s", m.Type())
 }
 
+// maxAnnouncement bounds one announcement in bytes: 2 KiB for each of wire.MaxServices.
+const maxAnnouncement = 16 << 20
+
 // services joins the parts of one announcement.
-func (c *control) services(m *wire.Services) error {
+func (c *control) services(m *wire.Services, size int) error {
 	c.parts = append(c.parts, m.Services...)
+	c.listed += size
 	if len(c.parts) > wire.MaxServices {
 		return protocolError("it announced more than %d services", wire.MaxServices)
+	}
+	if c.listed > maxAnnouncement {
+		return protocolError("it announced services in more than %d bytes", maxAnnouncement)
 	}
 	if m.More {
 		return nil
 	}
 	whole := wire.Services{Services: c.parts, PolicyVersion: m.PolicyVersion}
-	c.parts = nil
+	c.parts, c.listed = nil, 0
 	if c.s.cfg.onServices != nil {
 		c.s.cfg.onServices(whole)
 	}
