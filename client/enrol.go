@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/client/certstore"
+	"github.com/culvert-vpn/culvert/client/keyring"
 	"github.com/culvert-vpn/culvert/client/login"
 	"github.com/culvert-vpn/culvert/client/status"
 )
@@ -134,13 +136,29 @@ func GatewayURL(s string) (string, error) {
 	return "https://" + strings.ToLower(u.Host) + strings.TrimRight(u.EscapedPath(), "/"), nil
 }
 
+// deviceKey gets the key that names this device. One whose sealing key is gone never
+// opens again, and no login would ever succeed: it is set aside, and the person is
+// told that the device becomes another one.
+func deviceKey(ctx context.Context, profile *certstore.Profile, out io.Writer) (*ecdsa.PrivateKey, error) {
+	device, err := profile.DeviceKey(ctx)
+	if !errors.Is(err, keyring.ErrKeyLost) {
+		return device, err
+	}
+	aside, err := profile.ResetDevice()
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(out, "The key that sealed this device's key is gone: the device gets a new key, and the old one is kept as %s.\n", aside)
+	return profile.DeviceKey(ctx)
+}
+
 func runLogin(ctx context.Context, cfg Config, o LogInOptions, record *certstore.Login) (*login.Result, error) {
 	key, secret, err := certstore.NewKey()
 	if err != nil {
 		return nil, err
 	}
 	record.SessionKey = secret
-	device, err := cfg.Profile.DeviceKey(ctx)
+	device, err := deviceKey(ctx, cfg.Profile, o.Out)
 	if err != nil {
 		return nil, fmt.Errorf("the device's key: %w", err)
 	}

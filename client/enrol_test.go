@@ -2,14 +2,18 @@ package client
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/culvert-vpn/culvert/client/certstore"
+	"github.com/culvert-vpn/culvert/client/keyring"
 	"github.com/culvert-vpn/culvert/client/status"
 )
 
@@ -153,5 +157,41 @@ func TestOffline(t *testing.T) {
 	}
 	if _, err := (&stored{cfg: Config{Profile: profile}}).Load(t.Context()); !errors.Is(err, ErrNotLoggedIn) || errors.Is(err, certstore.ErrNewer) {
 		t.Errorf("load after logout: %v", err)
+	}
+}
+
+// A device's key that nobody can open any more must not end every login to come, nor be replaced in silence.
+func TestDeviceKeyThatNobodyCanOpen(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	deviceKeyNow := func() (*ecdsa.PrivateKey, string) {
+		sealer, err := keyring.New(keyring.Config{Dir: filepath.Join(dir, "keyring"), Use: keyring.KindFile})
+		if err != nil {
+			t.Fatal(err)
+		}
+		profile, err := certstore.Open(dir, "", certstore.Options{Keyring: sealer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said strings.Builder
+		key, err := deviceKey(t.Context(), profile, &said)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key, said.String()
+	}
+	first, _ := deviceKeyNow()
+	if again, said := deviceKeyNow(); !again.Equal(first) || said != "" {
+		t.Errorf("the key changed, or something was said: %q", said)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "keyring")); err != nil {
+		t.Fatal(err)
+	}
+	second, said := deviceKeyNow()
+	_, aside, _ := strings.Cut(strings.TrimSuffix(said, ".\n"), "kept as ")
+	if _, err := os.Stat(aside); err != nil || second.Equal(first) {
+		t.Errorf("said %q: %v", said, err)
+	}
+	if third, said := deviceKeyNow(); !third.Equal(second) || said != "" {
+		t.Errorf("the new key does not stay: %q", said)
 	}
 }
