@@ -30,11 +30,7 @@ func (a *app) connect(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := a.config(quiet)
-	if err != nil {
-		return err
-	}
-	l, err := a.link(ctx, cfg)
+	l, err := a.link(ctx)
 	if err != nil {
 		return err
 	}

@@ -43,11 +43,7 @@ func (a *app) forward(ctx context.Context, name, address string) error {
 	if err := checkLocal("LOCAL_ADDR", address); err != nil {
 		return err
 	}
-	cfg, err := a.config(quiet)
-	if err != nil {
-		return err
-	}
-	l, err := a.link(ctx, cfg)
+	l, err := a.link(ctx)
 	if err != nil {
 		return err
 	}

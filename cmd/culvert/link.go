@@ -27,8 +27,12 @@ type link interface {
 	close()
 }
 
-// connect returns a link that works, or why there is none.
-func (a *app) link(ctx context.Context, cfg client.Config) (link, error) {
+// link returns a link that works, or why there is none.
+func (a *app) link(ctx context.Context) (link, error) {
+	cfg, err := a.config(quiet)
+	if err != nil {
+		return nil, err
+	}
 	local := a.local(cfg)
 	if local.Running(ctx) {
 		return running{local, a}, nil

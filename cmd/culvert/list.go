@@ -27,11 +27,7 @@ func (a *app) servicesCommand() *cobra.Command {
 }
 
 func (a *app) services(ctx context.Context) error {
-	cfg, err := a.config(quiet)
-	if err != nil {
-		return err
-	}
-	l, err := a.link(ctx, cfg)
+	l, err := a.link(ctx)
 	if err != nil {
 		return err
 	}
@@ -155,11 +151,7 @@ func (a *app) ping(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	cfg, err := a.config(quiet)
-	if err != nil {
-		return err
-	}
-	l, err := a.link(ctx, cfg)
+	l, err := a.link(ctx)
 	if err != nil {
 		return err
 	}

@@ -30,12 +30,10 @@ func (h *Handler) deviceStart(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	c.client = clientName(m.Client)
-	p, err := h.provider(m.Provider)
+	p, err := h.introduce(c, m.Client, m.Provider)
 	if err != nil {
 		return 0, nil, err
 	}
-	c.actor.Provider = m.Provider
 	if !p.Config().Device {
 		return 0, nil, refuse(enroll.CodeDeviceDisabled, "device logins are off for %s", p.Config().Name).
 			remedy("log in with a browser: culvert login")

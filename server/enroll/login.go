@@ -41,18 +41,27 @@ func (h *Handler) checkRequest(csr []byte, proof enroll.DeviceProof) (request, e
 	return request{key: key, spki: spki, device: device}, nil
 }
 
+// introduce notes who asks, for the records, and finds the provider that they name.
+func (h *Handler) introduce(c *call, from enroll.ClientInfo, provider string) (Provider, error) {
+	c.client = clientName(from)
+	p, err := h.provider(provider)
+	if err != nil {
+		return nil, err
+	}
+	c.actor.Provider = provider
+	return p, nil
+}
+
 // login exchanges the ID token of the authorization code flow.
 func (h *Handler) login(ctx context.Context, c *call) (int, any, error) {
 	m, err := decode[enroll.LoginRequest](c)
 	if err != nil {
 		return 0, nil, err
 	}
-	c.client = clientName(m.Client)
-	p, err := h.provider(m.Provider)
+	p, err := h.introduce(c, m.Client, m.Provider)
 	if err != nil {
 		return 0, nil, err
 	}
-	c.actor.Provider = m.Provider
 	if len(m.Salt) != enroll.SaltSize {
 		return 0, nil, refuse(enroll.CodeBadRequest, "the salt must have %d bytes", enroll.SaltSize)
 	}

@@ -77,12 +77,10 @@ func (h *Handler) renew(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	c.client = clientName(m.Client)
-	p, err := h.provider(m.Provider)
+	p, err := h.introduce(c, m.Client, m.Provider)
 	if err != nil {
 		return 0, nil, err
 	}
-	c.actor.Provider = m.Provider
 	v, err := h.ownCertificate(ctx, c, m.Certificate)
 	if err != nil {
 		return 0, nil, err
