@@ -17,6 +17,8 @@ const (
 	pingEvery = 15 * time.Second
 	// probeTimeout is how long a gateway may take to answer after a sleep.
 	probeTimeout = 3 * time.Second
+	// flushTime is more than a slow line needs for what may be on its way.
+	flushTime = time.Minute
 	// retireLook is how often a retired lane is looked at for open streams.
 	retireLook = 250 * time.Millisecond
 	// servicesWait bounds the wait for the first list of services, which
@@ -167,6 +169,9 @@ func (l *lane) linger(ctx context.Context) {
 		}
 		break
 	}
+	flush, cancel := context.WithTimeout(ctx, flushTime)
+	_, _ = l.ping(flush) // what the last streams wrote has reached the gateway then
+	cancel()
 	l.session.Close(wire.Termination{Code: wire.TerminateShutdown, Reason: "the client moved to another connection"})
 }
 

@@ -40,7 +40,10 @@ func (a *app) connect(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return pipe(ctx, stream, a.in, a.out)
+	if err := pipe(ctx, stream, a.in, a.out); err != nil {
+		return err
+	}
+	return l.flush(ctx)
 }
 
 // reasonWait is how long the reason of a failed write may take to arrive.

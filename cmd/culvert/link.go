@@ -24,8 +24,13 @@ type link interface {
 	services(ctx context.Context) ([]wire.Service, error)
 	ping(ctx context.Context) (time.Duration, error)
 	status(ctx context.Context) (status.Status, error)
+	// flush waits until what was written has reached the gateway, so that close takes nothing of it away.
+	flush(ctx context.Context) error
 	close()
 }
+
+// flushTime is more than a slow line needs for what may be on its way.
+const flushTime = time.Minute
 
 // link returns a link that works, or why there is none.
 func (a *app) link(ctx context.Context) (link, error) {
@@ -72,6 +77,7 @@ func (r running) open(ctx context.Context, target wire.Target, wait bool) (relay
 
 func (r running) services(ctx context.Context) ([]wire.Service, error) { return r.Services(ctx) }
 func (r running) status(ctx context.Context) (status.Status, error)    { return r.Status(ctx) }
+func (r running) flush(context.Context) error                          { return nil }
 func (r running) close()                                               {}
 
 func (r running) ping(ctx context.Context) (time.Duration, error) {
@@ -89,7 +95,16 @@ func (o own) open(ctx context.Context, target wire.Target, wait bool) (relay.Con
 func (o own) services(context.Context) ([]wire.Service, error) { return o.Services(), nil }
 func (o own) ping(ctx context.Context) (time.Duration, error)  { return o.Ping(ctx) }
 func (o own) status(context.Context) (status.Status, error)    { return o.Status(), nil }
-func (o own) close()                                           { o.Down() }
+func (o own) flush(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, flushTime)
+	defer cancel()
+	if _, err := o.Ping(ctx); err != nil {
+		return fmt.Errorf("wait until everything has arrived: %w", err)
+	}
+	return nil
+}
+
+func (o own) close() { o.Down() }
 
 // parseTarget reads SERVICE as people write it: a service's name, or HOST:PORT.
 func parseTarget(kind wire.Kind, s string) (wire.Target, error) {

@@ -169,13 +169,32 @@ func (l *link) serve() error {
 	accepting.Go(l.accept)
 	l.announce()
 	err := l.watch()
-	l.session.Remove() // cuts the streams that are left
-	_ = l.tun.Close()
+	_ = l.tun.Close() // fails the streams that have not come whole
 	accepting.Wait()
+	l.deliver()
+	l.session.Remove() // cuts the streams that are left
 	l.streams.Wait()
 	l.auditClosed(err)
 	l.log.Info("session closed", "reason", err)
 	return err
+}
+
+// deliverTime is how long a service may take for what is left of a stream that came whole, as the kernel would go on after a close.
+const deliverTime = time.Minute
+
+// deliver waits for the streams that came whole before the connection ended, and whose service has not taken everything yet. What cuts
+// the session cuts them too.
+func (l *link) deliver() {
+	done := make(chan struct{})
+	go func() { defer close(done); l.streams.Wait() }()
+	timer := time.NewTimer(deliverTime)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-l.session.Context().Done():
+	case <-l.ctx.Done():
+	}
 }
 
 // accept starts a goroutine for each stream and never waits for one.
