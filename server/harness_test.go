@@ -185,7 +185,7 @@ func (r *running) login(account string) (*employee, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &employee{cert: tls.Certificate{Certificate: resp.Chain, PrivateKey: key}, roots: r.Roots()}, nil
+	return &employee{cert: tls.Certificate{Certificate: resp.Chain, PrivateKey: key}, roots: r.authority.Pool()}, nil
 }
 
 // idToken runs the code flow, with the callback where a desktop has it.

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
@@ -183,9 +182,6 @@ func (s *Server) Fingerprint() auth.Fingerprint {
 	}
 	return ""
 }
-
-// Roots are the roots of the tunnel's CA.
-func (s *Server) Roots() *x509.CertPool { return s.authority.Pool() }
 
 // Readiness is the answer of /readyz now.
 func (s *Server) Readiness(ctx context.Context) Readiness {

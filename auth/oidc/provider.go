@@ -139,8 +139,5 @@ func checkEndpoint(issuer, endpoint string) error {
 // Settings returns what the provider was made from.
 func (p *Provider) Settings() ClientSettings { return p.settings }
 
-// DeviceSupported is true when the provider offers the device grant.
-func (p *Provider) DeviceSupported() bool { return p.meta.DeviceURL != "" }
-
 // CloseIdleConnections lets go of idle connections to the provider.
 func (p *Provider) CloseIdleConnections() { p.http.CloseIdleConnections() }

@@ -17,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -122,25 +121,6 @@ func (p *Profile) lock(ctx context.Context, name string) (*durable.FileLock, err
 		return nil, fmt.Errorf("lock %s: not a regular file: %w", path, durable.ErrNotPrivate)
 	}
 	return durable.Lock(ctx, path)
-}
-
-// List returns the names of the profiles in a state folder, sorted. A folder that is not there has none.
-func List(stateDir string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(stateDir, profilesDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list profiles: %w", err)
-	}
-	var names []string
-	for _, e := range entries {
-		if e.IsDir() && CheckName(e.Name()) == nil {
-			names = append(names, e.Name())
-		}
-	}
-	slices.Sort(names)
-	return names, nil
 }
 
 // CheckName refuses a profile's name that would not be a plain folder of its own on every system: anything but a–z, 0–9,

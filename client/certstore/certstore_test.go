@@ -403,20 +403,6 @@ func TestProfileNames(t *testing.T) {
 	}
 }
 
-func TestListProfiles(t *testing.T) {
-	state := t.TempDir()
-	if names, err := List(state); err != nil || names != nil {
-		t.Errorf("of nothing: %v, %v", names, err)
-	}
-	openProfile(t, state, "work")
-	openProfile(t, state, "home")
-	must(t, os.Mkdir(filepath.Join(state, profilesDir, "NOT-ONE"), 0o700))
-	must(t, os.WriteFile(filepath.Join(state, profilesDir, "file"), nil, 0o600))
-	if names, err := List(state); err != nil || !slices.Equal(names, []string{"home", "work"}) {
-		t.Errorf("List: %v, %v", names, err)
-	}
-}
-
 // Two logins, or a refresh and a login, do not run at once, and a process that is killed leaves no lock behind.
 func TestLocksHoldAcrossProcessesAndDieWithThem(t *testing.T) {
 	if state := os.Getenv("CERTSTORE_TEST_LOCK"); state != "" {

@@ -14,10 +14,7 @@ type Secret struct{ b []byte }
 
 const redacted = "[redacted]"
 
-// NewSecret returns a secret with a copy of b.
-func NewSecret(b []byte) Secret { return Secret{append([]byte(nil), b...)} }
-
-// NewSecretString is [NewSecret] for a text.
+// NewSecretString returns a secret with this text.
 func NewSecretString(s string) Secret { return Secret{[]byte(s)} }
 
 // Reveal returns a copy of the secret's bytes.

@@ -3,8 +3,8 @@
 // The key (32 bytes, AES-256-GCM) lies in the operating system's keyring: Keychain, Windows Credential Manager, or a
 // Secret Service on D-Bus. The secrets themselves do not: Windows keeps 2,560 bytes per entry only. Where there is no
 // keyring, as on servers, the key lies in a file of mode 0600 beside the secrets; then sealing protects against
-// copies of single files, and the folder's permissions against everything else. [KindOf] says of a sealed secret which
-// one it was, so that a status can show it.
+// copies of single files, and the folder's permissions against everything else. A sealed secret
+// names the one that its key is in.
 //
 // A keyring may hang: a daemon that does not answer, a prompt that nobody sees. No call here waits longer than its
 // context and [Config.Timeout] allow.
@@ -97,15 +97,6 @@ func New(c Config) (*Keyring, error) {
 		c.Backend = systemBackend{}
 	}
 	return &Keyring{config: c, keys: make(map[keyRef][]byte)}, nil
-}
-
-// KindOf returns where the key of a sealed secret is, or "" when data is not one. It asks nobody.
-func KindOf(data []byte) Kind {
-	var s sealed
-	if json.Unmarshal(data, &s) != nil || !s.Ref.valid() {
-		return ""
-	}
-	return s.Ref.Kind
 }
 
 // sealed is the form of a sealed secret. The additional data of the AEAD are the version, key and name, so that

@@ -44,8 +44,8 @@ func TestASilentBusDoesNotHangUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	if data := seal(t, k, "token", "x"); KindOf(data) != KindFile {
-		t.Errorf("sealed by %q", KindOf(data))
+	if data := seal(t, k, "token", "x"); kindOf(data) != KindFile {
+		t.Errorf("sealed by %q", kindOf(data))
 	}
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("took %s", took)

@@ -43,9 +43,6 @@ func (b *Backoff) Next() time.Duration {
 	return time.Duration(draw(int64(ceiling) + 1))
 }
 
-// Tries returns how often Next was called since the last Reset.
-func (b *Backoff) Tries() int { return b.tries }
-
 // Reset starts over. Call it only after a connection has survived for a while:
 // one that is accepted and dropped at once must keep backing off.
 func (b *Backoff) Reset() { b.tries = 0 }

@@ -42,13 +42,12 @@ const (
 	EventStreamDenied Event = "stream.denied" // by policy
 	EventStreamFailed Event = "stream.failed" // allowed, but the service was not reached
 
-	EventIssued         Event = "enroll.issued" // a certificate; Detail says which kind of enrolment
-	EventEnrollRefused  Event = "enroll.refused"
-	EventPolicyLoaded   Event = "policy.loaded"
-	EventPolicyRefused  Event = "policy.refused" // a change that does not load; the old one stays
-	EventConfigLoaded   Event = "config.loaded"  // TLS files and settings
-	EventConfigRefused  Event = "config.refused"
-	EventAdministration Event = "admin"
+	EventIssued        Event = "enroll.issued" // a certificate; Detail says which kind of enrolment
+	EventEnrollRefused Event = "enroll.refused"
+	EventPolicyLoaded  Event = "policy.loaded"
+	EventPolicyRefused Event = "policy.refused" // a change that does not load; the old one stays
+	EventConfigLoaded  Event = "config.loaded"  // TLS files and settings
+	EventConfigRefused Event = "config.refused"
 
 	// Written by the log itself.
 	EventLogOpened    Event = "log.opened"    // the first record of a log

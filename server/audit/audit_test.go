@@ -166,7 +166,7 @@ func TestRecordsOfAStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := readAll(t, dir)
-	if len(list) != 4 || list[0].Event != EventLogOpened || list[3].Event != EventLogClosed || list[0].Process.Gateway != "edge-1" || list[0].Process.Log != l.ID() {
+	if len(list) != 4 || list[0].Event != EventLogOpened || list[3].Event != EventLogClosed || list[0].Process.Gateway != "edge-1" || list[0].Process.Log != l.id {
 		t.Fatalf("%+v", list)
 	}
 	for i, r := range list {
@@ -222,7 +222,7 @@ func TestSyncRules(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := &faults{}
 		l := open(t, Config{Dir: t.TempDir(), fs: faultFS{fs}})
-		for _, e := range []Event{EventStreamDenied, EventIssued, EventEnrollRefused, EventAdministration, EventPolicyLoaded, EventSessionRefused, EventGatewayStart, "something.new"} {
+		for _, e := range []Event{EventStreamDenied, EventIssued, EventEnrollRefused, EventConfigLoaded, EventPolicyLoaded, EventSessionRefused, EventGatewayStart, "something.new"} {
 			_, before := fs.counts()
 			mustAppend(t, l, Record{Event: e, Target: string(e)})
 			if _, after := fs.counts(); after == before {
@@ -263,7 +263,7 @@ func TestManyWritersShareOneOrder(t *testing.T) {
 			for i := range 50 {
 				r := Record{Event: EventStreamOpen, Actor: shared}
 				if i%10 == w {
-					r.Event = EventAdministration
+					r.Event = EventConfigLoaded
 				}
 				if _, err := l.Append(context.Background(), r); err != nil {
 					t.Error(err)

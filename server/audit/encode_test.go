@@ -99,9 +99,9 @@ func TestThreatSecretsAreCutOut(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
 	l := open(t, Config{Dir: dir})
 	for _, text := range carriers {
-		mustAppend(t, l, Record{Event: EventAdministration, Reason: text, Detail: text, Client: text, Target: text, Condition: text})
+		mustAppend(t, l, Record{Event: EventConfigLoaded, Reason: text, Detail: text, Client: text, Target: text, Condition: text})
 	}
-	mustAppend(t, l, Record{Event: EventAdministration, Reason: "ordinary: code denied, rule=staff, token bucket, 10.0.0.1:443"})
+	mustAppend(t, l, Record{Event: EventConfigLoaded, Reason: "ordinary: code denied, rule=staff, token bucket, 10.0.0.1:443"})
 	l.Close()
 	paths, _ := filepath.Glob(filepath.Join(dir, "*"))
 	for _, p := range paths {

@@ -116,7 +116,7 @@ func TestASyncAfterAFailedOneProvesNothing(t *testing.T) {
 		l := open(t, Config{Dir: t.TempDir()})
 		l.mu.Lock()
 		first, files := l.w.beginRound()
-		if err := l.w.write(&Record{Event: EventAdministration}); err != nil {
+		if err := l.w.write(&Record{Event: EventConfigLoaded}); err != nil {
 			t.Fatal(err)
 		}
 		l.w.endRound(first, files, syscall.EIO)

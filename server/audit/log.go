@@ -164,9 +164,6 @@ func (l *Log) release() {
 	_ = os.Remove(l.lockPath())
 }
 
-// ID names the log.
-func (l *Log) ID() string { return l.id }
-
 // Append records an event. See the package comment for what its return means. ctx bounds only the wait
 // for the disk: when it ends first, the record is written but perhaps not yet synced.
 func (l *Log) Append(ctx context.Context, r Record) (Receipt, error) {

@@ -256,7 +256,7 @@ func TestCompileRefusesWhatWasNotParsed(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(Example())
+	f.Add(example)
 	f.Add([]byte(doc(wiki + "rules:\n  - {name: r, subjects: {users: ['corp:sub:1'], groups: [a/b]}, allow: ['*']}\n")))
 	f.Add([]byte("version: 1\nservices: {a: {network: '::/0', ports: [1-65535]}}\ntests: [{name: t, subject: {groups: unknown}, deny: ['[::1]:80/udp']}]\n"))
 	f.Add([]byte("version: &a [*a]\n"))

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	_ "embed"
 	"strings"
 	"testing"
 
@@ -30,12 +31,15 @@ func service(name string) wire.Target { return wire.ServiceTarget(wire.KindTCP, 
 
 func host(name string, port uint16) wire.Target { return wire.HostTarget(wire.KindTCP, name, port) }
 
+//go:embed testdata/example.yaml
+var example []byte
+
 func TestExampleLoadsAndPasses(t *testing.T) {
-	s := mustLoad(t, string(Example()), "corp")
+	s := mustLoad(t, string(example), "corp")
 	if len(s.Document().Tests) == 0 || len(s.Document().Warnings) != 0 {
 		t.Errorf("%d tests, warnings %v", len(s.Document().Tests), s.Document().Warnings)
 	}
-	if v := s.Version(); !strings.HasPrefix(v, "sha256:") || v != DigestOf(Example()).String() {
+	if v := s.Version(); !strings.HasPrefix(v, "sha256:") || v != DigestOf(example).String() {
 		t.Errorf("version %q", v)
 	}
 }

@@ -23,9 +23,6 @@ func NewSubject(id auth.Identity) *Subject {
 	return &Subject{id: id, email: lowerASCII(id.Email)}
 }
 
-// Identity returns what the subject was made from; its slices are read-only.
-func (sub *Subject) Identity() auth.Identity { return sub.id }
-
 // A view is a policy seen by one subject: a verdict for each service. It never changes.
 type view struct {
 	set           *Set

@@ -107,9 +107,6 @@ func limitReached(reason, remedy string) *wire.Refusal {
 	return &wire.Refusal{Code: wire.CodeLimit, Reason: reason, Remedy: remedy}
 }
 
-// ID is unique among the streams of one session.
-func (st *Stream) ID() uint64 { return st.id }
-
 // Context is done when the stream or its session was cut; context.Cause says why.
 func (st *Stream) Context() context.Context { return st.ctx }
 

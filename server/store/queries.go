@@ -17,7 +17,6 @@ const (
 			display_name = CASE WHEN excluded.display_name = '' THEN users.display_name ELSE excluded.display_name END,
 			email = CASE WHEN excluded.email = '' THEN users.email ELSE excluded.email END`
 	selectUsers = `SELECT id, issuer, subject, provider, display_name, email, first_seen_at, last_seen_at FROM users`
-	userByID    = selectUsers + ` WHERE id = $1`
 	usersPage   = selectUsers + ` WHERE id > $1 ORDER BY id LIMIT $2`
 
 	insertSession = `INSERT INTO sessions (id, user_id, device_id, provider, login_kind, key_hash, nonce, client,

@@ -53,11 +53,6 @@ func scanSession(scan scanFunc) (Session, error) {
 	return s, err
 }
 
-// User gets one person, or ErrNotFound.
-func (s *Store) User(ctx context.Context, id auth.UserID) (User, error) {
-	return one(ctx, s.read, scanUser, userByID, id)
-}
-
 // Users lists up to limit people seen, by id, beginning behind the id after.
 func (s *Store) Users(ctx context.Context, after auth.UserID, limit int) ([]User, error) {
 	return all(ctx, s.read, scanUser, usersPage, after, limit)
