@@ -58,7 +58,7 @@ func FuzzGatewayURL(f *testing.F) {
 }
 
 // Many commands that find an expired login at the same time must not open many
-// logins (anchors: pomerium/cli#160).
+// logins (pomerium/cli#160).
 func TestOneLoginAtATime(t *testing.T) {
 	profile := newLoopbackGateway(t).profile()
 	lock, err := profile.LockLogin(t.Context())

@@ -122,7 +122,7 @@ func (s *Server) gauges() {
 }
 
 // portTLS is the TLS of the one port: ALPN separates the tunnel from HTTPS, and
-// nothing falls back from the one to the other (design §3.1).
+// nothing falls back from the one to the other.
 func (s *Server) portTLS() (*tls.Config, error) {
 	tunnelTLS, err := mtls.ServerConfig(mtls.ServerOptions{
 		Certificate: s.leaf.Certificate, Roots: s.authority.Pool,

@@ -121,7 +121,7 @@ func rootsFromFile(path string) (*x509.CertPool, error) {
 }
 
 // selfCertificate serves what the gateway's own HTTPS authority issues. That
-// authority is another key than the CA of the tunnel (design §3.2).
+// authority is another key than the CA of the tunnel.
 type selfCertificate struct {
 	authority *ca.HTTPS
 }

@@ -71,7 +71,7 @@ func readOwned(path string, limit int64) ([]byte, error) {
 
 // parseConfig decodes a file over the defaults. It goes before viper, which
 // would accept any key, and lowercase those of maps such as a provider's
-// extra_auth_params (design §3.18).
+// extra_auth_params.
 func parseConfig(name string, data []byte) (*Config, error) {
 	cfg := DefaultConfig()
 	cfg.file, cfg.origins = name, make(map[string]string)

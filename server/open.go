@@ -26,7 +26,7 @@ func (s *Server) openState(ctx context.Context) (err error) {
 }
 
 // openAuthority loads the CA. A missing, empty or broken one refuses the start;
-// there is nothing to fall back to (design §3.2).
+// there is nothing to fall back to.
 func (s *Server) openAuthority(context.Context) error {
 	authority, err := loadAuthority(&s.cfg)
 	if err != nil {

@@ -35,7 +35,7 @@ func (r *rules) set() *policy.Set { return r.current.Load() }
 
 // start loads the file. A policy that does not compile refuses the start. One
 // whose tests fail does, too, unless it was accepted before: then the gateway
-// must not stay down because the calendar moved, but an alarm sounds (design §3.16).
+// must not stay down because the calendar moved, but an alarm sounds.
 func (r *rules) start(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -214,7 +214,7 @@ func get(t *testing.T, client *http.Client, url string) string {
 }
 
 // A policy whose tests fail refuses a first start; one that was accepted before
-// loads with an alarm, since a test may fail by the calendar alone (design §3.16).
+// loads with an alarm, since a test may fail by the calendar alone.
 func TestPolicyWithFailingTestsAtStart(t *testing.T) {
 	i := newInstallation(t, nil)
 	good, err := os.ReadFile(i.cfg.Policy.File)

@@ -17,10 +17,10 @@ import (
 
 const (
 	// standingPoll is how often the database is asked whether locks or ended
-	// sessions have changed; a lock bites within 1 s of being made (design §3.10).
+	// sessions have changed; a lock bites within 1 s of being made.
 	standingPoll = 250 * time.Millisecond
 	// standingHold is how long the last view counts while the database is
-	// away (design §3.17).
+	// away.
 	standingHold = 5 * time.Minute
 )
 

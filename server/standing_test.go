@@ -111,7 +111,7 @@ func TestHurryUpEndsTheDrain(t *testing.T) {
 }
 
 // While the database is away, the last view of the locks counts for five
-// minutes, and then nobody new is admitted (design §3.17).
+// minutes, and then nobody new is admitted.
 func TestFaultDatabaseAway(t *testing.T) {
 	i := newInstallation(t, nil)
 	db, err := store.Open(t.Context(), i.cfg.databaseURL(), store.Options{TrustDomain: "corp.example", Logger: testenv.Logger(t)})
