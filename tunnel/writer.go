@@ -20,8 +20,6 @@ const (
 	tlsRecord = 16 << 10
 	// pendingSize is what a borrowed buffer of pending frames holds.
 	pendingSize = 2 * tlsRecord
-	// controlID is the number of the control stream, the first that a client opens.
-	controlID = 1
 )
 
 // frameWriter puts frames on the TLS connection, each whole and in the order of the calls for one stream. It is safe for concurrent
