@@ -49,15 +49,19 @@ func newLane(c *Client, login *Login) *lane {
 // onServices implements events.
 func (l *lane) onServices(s wire.Services) {
 	l.mu.Lock()
-	l.services = s.Services
+	services, refused := withoutOverreach(s.Services, l.login.ownHosts())
+	l.services = services
 	if !l.gotList {
 		l.gotList = true
 		close(l.listed)
 	}
 	l.mu.Unlock()
+	if len(refused) > 0 {
+		l.client.log.Warn("the gateway announces what it must not draw to itself; programs are not led there", "refused", refused)
+	}
 	l.client.update(func() {
 		if l.client.lane == l {
-			l.client.services = s.Services
+			l.client.services = services
 		}
 	})
 }
