@@ -32,7 +32,8 @@ func (a *app) loginCommand() *cobra.Command {
 		Use:   "login [URL]",
 		Short: "Log in at a gateway with your company's login provider",
 		Long: `Opens the login provider's page in the browser, and exchanges the login for a
-certificate of some hours. The gateway's URL is remembered: later logins need none.
+certificate, which culvert up renews until the gateway wants a new login. The
+gateway's URL is remembered: later logins need none.
 
 A gateway in a private network that issued its HTTPS certificate itself is trusted
 by the fingerprint that culvert-gateway printed (--ca-fingerprint).`,
