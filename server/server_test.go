@@ -84,6 +84,24 @@ func mustLogin(t *testing.T, r *running, account string) *employee {
 	return e
 }
 
+// open connects, and opens a stream that echoes.
+func (e *employee) open(t *testing.T, ctx context.Context, r *running) (*tunnel.Session, *tunnel.Stream) {
+	t.Helper()
+	session, err := e.up(ctx, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { session.Close() })
+	stream, err := session.Open(ctx, wire.Target{Kind: "tcp", Service: "echo"}, tunnel.OpenOptions{Wait: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := echo(ctx, stream); err != nil {
+		t.Fatal(err)
+	}
+	return session, stream
+}
+
 func echo(ctx context.Context, stream io.ReadWriter) error {
 	if _, err := io.WriteString(stream, "hello"); err != nil {
 		return err
@@ -103,18 +121,7 @@ func TestLoginTunnelAndReload(t *testing.T) {
 	r := i.serve(Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	session, err := mustLogin(t, r, "ada").up(ctx, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer session.Close()
-	stream, err := session.Open(ctx, wire.Target{Kind: "tcp", Service: "echo"}, tunnel.OpenOptions{Wait: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := echo(ctx, stream); err != nil {
-		t.Fatal(err)
-	}
+	session, stream := mustLogin(t, r, "ada").open(t, ctx, r)
 	// A policy that takes the right away bites on the live stream, without a signal.
 	text, err := os.ReadFile(i.cfg.Policy.File)
 	if err != nil {

@@ -14,7 +14,6 @@ import (
 	"github.com/culvert-vpn/culvert/internal/testenv"
 	"github.com/culvert-vpn/culvert/server/session"
 	"github.com/culvert-vpn/culvert/server/store"
-	"github.com/culvert-vpn/culvert/tunnel"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
@@ -25,15 +24,7 @@ func TestLockCutsLiveSession(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	e := mustLogin(t, r, "ada")
-	session, err := e.up(ctx, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer session.Close()
-	stream, err := session.Open(ctx, wire.Target{Kind: "tcp", Service: "echo"}, tunnel.OpenOptions{Wait: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	session, stream := e.open(t, ctx, r)
 	leaf, err := x509.ParseCertificate(e.cert.Certificate[0])
 	if err != nil {
 		t.Fatal(err)
@@ -64,18 +55,7 @@ func TestDrainCutsStreamsAtTheDeadline(t *testing.T) {
 	r := i.serve(Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	session, err := mustLogin(t, r, "ada").up(ctx, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer session.Close()
-	stream, err := session.Open(ctx, wire.Target{Kind: "tcp", Service: "echo"}, tunnel.OpenOptions{Wait: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := echo(ctx, stream); err != nil {
-		t.Fatal(err)
-	}
+	mustLogin(t, r, "ada").open(t, ctx, r)
 	var drain *DrainError
 	if err := r.stop(); !errors.As(err, &drain) || drain.Step != StepStreams {
 		t.Errorf("Serve returned %v, want the step that ran out", err)
@@ -90,14 +70,7 @@ func TestHurryUpEndsTheDrain(t *testing.T) {
 	r := i.serve(Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	session, err := mustLogin(t, r, "ada").up(ctx, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer session.Close()
-	if _, err := session.Open(ctx, wire.Target{Kind: "tcp", Service: "echo"}, tunnel.OpenOptions{Wait: true}); err != nil {
-		t.Fatal(err)
-	}
+	session, _ := mustLogin(t, r, "ada").open(t, ctx, r)
 	r.cancel()
 	eventually(t, "the client is told", func() bool { _, told := session.Draining(); return told })
 	if r.Readiness(ctx).Ready {
