@@ -99,7 +99,8 @@ type CertificatesConfig struct {
 	// disabled at the provider is out after TTL at the latest. 1m to 24h,
 	// default 1h.
 	TTL time.Duration `yaml:"ttl"`
-	// Session is how long after the login renewals are possible. Default 12h.
+	// Session is how long after the person signed in at the provider renewals
+	// are possible. Default 12h.
 	Session time.Duration `yaml:"session"`
 }
 

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -249,4 +250,39 @@ func testsOfModule(t *testing.T) map[string]bool {
 		t.Fatal(err)
 	}
 	return names
+}
+
+// The floors of docs/architecture.md are those of this test. Packages for tests only, and this one, stand in a
+// sentence below the picture.
+func TestFloorsAreAsDocumented(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]int{}
+	for _, line := range regexp.MustCompile(`(?m)^F(-?\d) +(.+)$`).FindAllStringSubmatch(string(page), -1) {
+		floor, err := strconv.Atoi(line[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, entry := range strings.Fields(line[2]) {
+			prefix, list, _ := strings.Cut(strings.TrimSuffix(entry, "}"), "{")
+			for name := range strings.SplitSeq(list, ",") {
+				documented[prefix+name] = floor
+			}
+		}
+	}
+	for name, floor := range floors {
+		onPage, ok := documented[name]
+		if !ok && (name == "internal/archtest" || strings.HasSuffix(name, "test")) {
+			ok, onPage = strings.Contains(string(page), "`"+name+"` (F"+strconv.Itoa(floor)+")"), floor
+		}
+		if !ok || onPage != floor {
+			t.Errorf("docs/architecture.md does not show %s on floor %d", name, floor)
+		}
+		delete(documented, name)
+	}
+	for name := range documented {
+		t.Errorf("docs/architecture.md shows %s, which has no floor", name)
+	}
 }
