@@ -49,6 +49,7 @@ func (s *Session) greet(ctx context.Context, hello wire.Hello) error {
 		return fmt.Errorf("open the control stream: %w", connectionLost(err))
 	}
 	s.adoptControl(s.takeNew(mux))
+	s.out.lazily(frame{kind: frameWindow, flags: flagSYN, id: mux.StreamID()})
 	if err := s.ctl.send(&hello); err != nil {
 		return fmt.Errorf("say hello: %w", err)
 	}
@@ -159,14 +160,14 @@ func (s *Session) mayOpen() error {
 // startStream sends SYN and OpenRequest, as one TLS record if nothing else is being sent.
 func (s *Session) startStream(request []byte, req wire.OpenRequest) (*Stream, error) {
 	s.opening.Lock()
+	defer s.opening.Unlock()
 	mux, err := s.mux.OpenStream()
-	s.opening.Unlock()
 	if err != nil {
 		return nil, connectionLost(err)
 	}
 	st := s.takeNew(mux)
 	st.request = req
-	if err := st.sendMessage(request); err != nil {
+	if err := st.sendMessage(request, true); err != nil {
 		return st, st.failed(err)
 	}
 	return st, nil

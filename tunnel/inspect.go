@@ -181,7 +181,7 @@ func (s *Session) outbound(f frame) {
 		s.addLocked(f.id)
 	}
 	st := s.streams[f.id]
-	mute := st == nil || st.resetSent
+	mute := st == nil || st.resetSent || f.has(flagSYN) // the SYN leaves with the request
 	fin := f.has(flagFIN) && !mute
 	if fin {
 		st.finSent = true
@@ -193,7 +193,7 @@ func (s *Session) outbound(f frame) {
 	case fin:
 		s.out.control(f)
 	default:
-		s.out.lazily(f) // an OpenRequest, or its reply, follows
+		s.out.lazily(f) // an ACK: the reply follows
 	}
 }
 

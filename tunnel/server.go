@@ -196,5 +196,5 @@ func (n *NewStream) reply(m *wire.OpenReply) error {
 	}
 	st.service = m.Service
 	close(st.decided)
-	return st.failed(st.sendMessage(frame))
+	return st.failed(st.sendMessage(frame, false))
 }

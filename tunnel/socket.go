@@ -10,11 +10,7 @@ import (
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
-const (
-	readSize = 128 << 10 // one read of the socket
-	// sendCap is what a borrowed buffer for ciphertext holds: the queue of the frame writer and one frame more.
-	sendCap = bulkQueue + 80<<10
-)
+const readSize = 128 << 10 // one read of the socket
 
 // Socket is the connection below TLS. It reads in pieces of up to 128 KiB, borrows the buffer for that only while there is
 // something to read, and sends several TLS records in one system call. Options that help a tunnel are set where the system has
@@ -53,10 +49,7 @@ type Socket struct {
 
 type readBuffer struct{ bytes [readSize]byte }
 
-var (
-	readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
-	sendBuffers = sync.Pool{New: func() any { b := make([]byte, 0, sendCap); return &b }}
-)
+var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
 
 // NewSocket wraps conn, which nobody else reads or writes from here on. It sets socket options when conn is a *net.TCPConn.
 func NewSocket(conn net.Conn) *Socket {
@@ -155,10 +148,7 @@ func (s *Socket) Write(p []byte) (int, error) {
 		return n, err
 	}
 	defer s.mu.Unlock()
-	if s.out == nil {
-		s.out = *sendBuffers.Get().(*[]byte)
-	}
-	s.out = append(s.out, p...)
+	s.out = append(extend(s.out, len(p)), p...)
 	s.waiting.Add(int64(len(p)))
 	return len(p), nil
 }
@@ -195,7 +185,7 @@ func (s *Socket) push() {
 		left = out[n:]
 	}
 	if len(left) == 0 {
-		recycle(out)
+		giveBack(out)
 		s.room()
 		if out = s.next(); out == nil {
 			return
@@ -237,7 +227,7 @@ func (s *Socket) flush(out, left []byte) {
 		s.writing.Store(0)
 		s.sent(n)
 		pace.sent(n)
-		recycle(out)
+		giveBack(out)
 		if err != nil {
 			s.broken(err)
 			return
@@ -287,12 +277,5 @@ func (s *Socket) sent(n int) {
 	s.waiting.Add(-int64(n))
 	if n > 0 {
 		s.lastSent.Store(s.since())
-	}
-}
-
-func recycle(out []byte) {
-	if cap(out) <= 2*sendCap {
-		out = out[:0]
-		sendBuffers.Put(&out)
 	}
 }

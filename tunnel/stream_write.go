@@ -83,9 +83,10 @@ func (st *Stream) send(o *outgoing) error {
 	return st.s.out.data(o, nil, st.dead)
 }
 
-// sendMessage sends the request or the reply, which fits into the first window.
-func (st *Stream) sendMessage(frame []byte) error {
-	o := outgoing{id: st.id, header: [wire.HeaderSize]byte(frame), payload: frame[wire.HeaderSize:], muted: &st.muted}
+// sendMessage sends the request, with the SYN in front, or the reply. Both fit into the first window and do not wait for room: there
+// are not more of them than streams may be undecided.
+func (st *Stream) sendMessage(frame []byte, syn bool) error {
+	o := outgoing{id: st.id, header: [wire.HeaderSize]byte(frame), payload: frame[wire.HeaderSize:], muted: &st.muted, urgent: true, syn: syn}
 	st.giveBack(-o.size())
 	err := st.s.out.data(&o, nil, st.dead)
 	if err == nil {

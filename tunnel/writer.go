@@ -18,8 +18,6 @@ const (
 	answerLimit = 1 << 20
 	// tlsRecord is the payload of a full TLS record (RFC 8446 section 5.1).
 	tlsRecord = 16 << 10
-	// pendingSize is what a borrowed buffer of pending frames holds.
-	pendingSize = 2 * tlsRecord
 )
 
 // frameWriter puts frames on the TLS connection, each whole and in the order of the calls for one stream. It is safe for concurrent
@@ -44,14 +42,14 @@ type frameWriter struct {
 	err     error
 }
 
-var pendingBuffers = sync.Pool{New: func() any { b := make([]byte, 0, pendingSize); return &b }}
-
 // outgoing is one record, or a control message, for data.
 type outgoing struct {
 	id      uint32
 	header  [wire.HeaderSize]byte
 	payload []byte
 	cork    bool  // more of this stream follows at once: gather only
+	urgent  bool  // a small one that does not wait for room
+	syn     bool  // it opens its stream
 	muted   *bool // the stream was reset; guarded by the writer's mu
 }
 
@@ -60,6 +58,9 @@ func (o *outgoing) size() int { return wire.HeaderSize + len(o.payload) }
 
 // appendHead appends the frame's header and the record's.
 func (o *outgoing) appendHead(dst []byte) []byte {
+	if o.syn {
+		dst = frame{kind: frameWindow, flags: flagSYN, id: o.id}.append(dst)
+	}
 	dst = frame{kind: frameData, id: o.id, length: uint32(o.size())}.append(dst)
 	return append(dst, o.header[:]...)
 }
@@ -94,7 +95,7 @@ func (w *frameWriter) pendLocked(f frame) {
 	if w.err != nil {
 		return
 	}
-	w.pending = f.append(w.borrowedLocked())
+	w.pending = f.append(extend(w.pending, frameSize))
 	if w.waitingLocked() > answerLimit {
 		w.failLocked(protocolError("it does not read the answers that it asks for"))
 	}
@@ -102,13 +103,6 @@ func (w *frameWriter) pendLocked(f frame) {
 
 // waitingLocked is what has been given to the writer and not to the system.
 func (w *frameWriter) waitingLocked() int { return w.sock.queued() + len(w.pending) }
-
-func (w *frameWriter) borrowedLocked() []byte {
-	if w.pending == nil {
-		w.pending = *pendingBuffers.Get().(*[]byte)
-	}
-	return w.pending
-}
 
 // data sends one record as one frame. It returns when the record was encrypted or copied, or errStop when stop or dead ends the
 // wait for room. Once a frame was taken it leaves whole, or the session ends.
@@ -120,7 +114,7 @@ func (w *frameWriter) data(o *outgoing, stop, dead <-chan struct{}) error {
 		return err
 	}
 	if small {
-		w.pending = append(o.appendHead(w.borrowedLocked()), o.payload...)
+		w.pending = append(o.appendHead(extend(w.pending, 2*frameSize+o.size())), o.payload...)
 		if o.cork {
 			w.mu.Unlock()
 			return nil
@@ -140,7 +134,7 @@ func (w *frameWriter) waitLocked(o *outgoing, small bool, stop, dead <-chan stru
 			return w.err
 		case *o.muted:
 			return errStop
-		case small && (o.cork || w.waitingLocked() < 2*bulkQueue):
+		case small && (o.cork || o.urgent || w.waitingLocked() < 2*bulkQueue):
 			return nil
 		case !small && !w.busy && !w.sock.full() && (!first || len(w.waiters) == 0):
 			return nil
@@ -200,7 +194,7 @@ func (w *frameWriter) room() {
 // full TLS records; the rest is encrypted from where it lies.
 func (w *frameWriter) sendLargeAndUnlock(o *outgoing) error {
 	w.busy = true
-	head := o.appendHead(w.borrowedLocked())
+	head := o.appendHead(extend(w.pending, 2*frameSize+wire.HeaderSize+tlsRecord))
 	k := min((tlsRecord-len(head)%tlsRecord)%tlsRecord, len(o.payload))
 	head = append(head, o.payload[:k]...)
 	w.pending = nil
@@ -243,13 +237,6 @@ func (w *frameWriter) releaseAndUnlock(err error) error {
 	w.mu.Unlock()
 	w.sock.push()
 	return err
-}
-
-func giveBack(pending []byte) {
-	if cap(pending) <= 2*pendingSize {
-		pending = pending[:0]
-		pendingBuffers.Put(&pending)
-	}
 }
 
 // failLocked ends writing for good, and the session with it.
