@@ -60,7 +60,7 @@ func TestThreatStreamFlood(t *testing.T) {
 				most = max(most, s.Stats().Streams)
 			}
 			used := heapInUse() - before
-			if most > wire.MaxUndecided || used > 16<<20 || lines.Load() > 1000 || runtime.NumGoroutine() > goroutines+2*wire.MaxUndecided {
+			if most > wire.MaxUndecided || used > 8<<20 || lines.Load() > 1000 || runtime.NumGoroutine() > goroutines+2*wire.MaxUndecided {
 				t.Errorf("%d streams, %d KiB, %d lines, %d goroutines", most, used>>10, lines.Load(), runtime.NumGoroutine()-goroutines)
 			}
 			if !tc.answers {
