@@ -122,9 +122,9 @@ rules:
 	}
 	r := i.serve(Options{Resolve: resolve})
 	ada := auth.Identity{Issuer: "https://idp.example.com/", Subject: "ada", Provider: "corp", Groups: []string{"engineering"}, GroupsKnown: true, Session: auth.NewSessionID()}
-	subject, target := policy.NewSubject(ada), wire.HostTarget(wire.KindTCP, "10.20.1.8", 443)
+	subject, target := policy.NewSubject(ada, policy.Device{}), wire.HostTarget(wire.KindTCP, "10.20.1.8", 443)
 	decide := func() error {
-		if d := r.rules.set().Decide(subject, target); !d.Allowed {
+		if d := r.rules.set().Decide(subject, policy.Request{Target: target}); !d.Allowed {
 			return errors.New(d.Reason)
 		}
 		return nil

@@ -293,7 +293,7 @@ func (l *link) whom() *subject {
 	if s := l.subject.Load(); s != nil && s.of == id {
 		return s
 	}
-	s := &subject{of: id, policy: policy.NewSubject(*id), actor: *audit.NewActor(*id, l.session.Serial(), l.remote)}
+	s := &subject{of: id, policy: policy.NewSubject(*id, policy.Device{}), actor: *audit.NewActor(*id, l.session.Serial(), l.remote)}
 	l.subject.Store(s)
 	return s
 }

@@ -70,7 +70,7 @@ func (x *stream) open() (net.Conn, error) {
 // decide asks the policy. What it notes is what recheck goes by.
 func (x *stream) decide() error {
 	began := time.Now()
-	d := x.l.g.cfg.Policy().Decide(x.l.whom().policy, x.target)
+	d := x.l.g.cfg.Policy().Decide(x.l.whom().policy, x.ask(true))
 	x.l.g.metrics.decide.Observe(time.Since(began).Seconds())
 	x.mu.Lock()
 	x.decision = d
@@ -82,6 +82,11 @@ func (x *stream) decide() error {
 	return nil
 }
 
+// ask is the question that the policy answers for this stream.
+func (x *stream) ask(opening bool) policy.Request {
+	return policy.Request{Target: x.target, Now: x.l.g.cfg.Now(), Client: x.l.remote.Addr(), Opening: opening}
+}
+
 // recheck decides an open stream again: the target, where it leads to, and the address that was dialed.
 func (x *stream) recheck() error {
 	x.mu.Lock()
@@ -91,9 +96,9 @@ func (x *stream) recheck() error {
 		return nil // not decided yet, or on its way to a refusal
 	}
 	set, sub := x.l.g.cfg.Policy(), x.l.whom().policy
-	is := set.Decide(sub, x.target)
+	is := set.Decide(sub, x.ask(false))
 	if is.Allowed && x.address.IsValid() {
-		is = set.DecideAddr(sub, is, x.address)
+		is = set.DecideAddr(sub, x.ask(false), is, x.address)
 	}
 	if !is.Allowed {
 		return &denial{is, x.record}
@@ -128,7 +133,7 @@ func (x *stream) check(at netip.AddrPort) error {
 	x.mu.Lock()
 	d := x.decision
 	x.mu.Unlock()
-	if d = x.l.g.cfg.Policy().DecideAddr(x.l.whom().policy, d, at); !d.Allowed {
+	if d = x.l.g.cfg.Policy().DecideAddr(x.l.whom().policy, x.ask(true), d, at); !d.Allowed {
 		return &denial{decision: d}
 	}
 	if x.record != "" {

@@ -40,7 +40,7 @@ func networkFor(i int) string {
 
 func BenchmarkDecide(b *testing.B) {
 	s := largePolicy(b)
-	subject := NewSubject(person("u7@corp.example", "g3", "g14", "g159"))
+	subject := NewSubject(person("u7@corp.example", "g3", "g14", "g159"), Device{})
 	for _, bb := range []struct {
 		name   string
 		target wire.Target
@@ -53,7 +53,7 @@ func BenchmarkDecide(b *testing.B) {
 		b.Run(bb.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				s.Decide(subject, bb.target)
+				s.Decide(subject, ask(bb.target))
 			}
 		})
 	}
@@ -63,7 +63,7 @@ func BenchmarkSubject(b *testing.B) {
 	s := largePolicy(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		s.Decide(NewSubject(person("u7@corp.example", "g3", "g14", "g159")), service("s501"))
+		s.Decide(NewSubject(person("u7@corp.example", "g3", "g14", "g159"), Device{}), ask(service("s501")))
 	}
 }
 
@@ -82,7 +82,7 @@ func TestDecideDoesNotAllocate(t *testing.T) {
 		"address allowed": host("10.20.6.1", 22),
 		"address denied":  host("10.20.5.1", 22),
 	} {
-		if n := testing.AllocsPerRun(100, func() { s.Decide(ada, target) }); n != 0 {
+		if n := testing.AllocsPerRun(100, func() { s.Decide(ada, ask(target)) }); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 	}

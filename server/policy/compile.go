@@ -18,6 +18,7 @@ type Set struct {
 	rules    []rule
 	noAllow  []string // per service: the reason of a default deny
 	resolved *Resolved
+	grants   *Grants
 	hosts    []string // names that the gateway dials, sorted
 	expander *expander
 	several  bool   // more than one provider
@@ -83,7 +84,7 @@ func Compile(doc *Document, opts Options) (*Set, error) {
 		return nil, err
 	}
 	s := &Set{
-		doc: doc, version: doc.Digest.String(), resolved: opts.Resolved,
+		doc: doc, version: doc.Digest.String(), resolved: opts.Resolved, grants: opts.Grants,
 		expander: newExpander(doc.Services), several: len(opts.Providers) > 1,
 	}
 	if len(opts.Providers) == 1 {
@@ -91,6 +92,9 @@ func Compile(doc *Document, opts Options) (*Set, error) {
 	}
 	if s.resolved == nil {
 		s.resolved = NewResolved()
+	}
+	if s.grants == nil {
+		s.grants = NewGrants()
 	}
 	s.indexServices()
 	s.indexRules()

@@ -10,7 +10,8 @@ import (
 // Decide answers whether the subject may reach the target now: a service by name, a host name and
 // port as the desktop calls them, or an address and port. It does not allocate where the target is
 // spelled as the policy spells it.
-func (s *Set) Decide(sub *Subject, t wire.Target) Decision {
+func (s *Set) Decide(sub *Subject, r Request) Decision {
+	t := r.Target
 	if s == nil {
 		return Decision{Code: wire.CodeUnavailable, Reason: "the gateway has no policy", Remedy: remedyAdmin}
 	}
@@ -192,7 +193,7 @@ func (s *Set) gatherNetworks(t *tally, v *view, kind wire.Kind, at netip.AddrPor
 // DecideAddr decides an allowed decision once more for an address that is about to be dialed. For a
 // name it asks the special ranges and the network denies; for a target that was an address, it allows
 // that address only. What was refused stays refused.
-func (s *Set) DecideAddr(sub *Subject, d Decision, at netip.AddrPort) Decision {
+func (s *Set) DecideAddr(sub *Subject, r Request, d Decision, at netip.AddrPort) Decision {
 	if s == nil || !d.Allowed || d.Service == nil {
 		return s.refuseAgain(d)
 	}

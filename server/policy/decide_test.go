@@ -57,8 +57,8 @@ func TestDecide(t *testing.T) {
 		{"default deny", sub("a@b.c"), service("payroll"), "denied", "payroll", "", ConditionNoAllow},
 		{"by e-mail", sub("ADA@corp.example"), service("payroll"), "ok", "payroll", "finance", ""},
 		{"by subject", sub("eve"), service("payroll"), "ok", "payroll", "finance", ""},
-		{"e-mail not trusted", func() *Subject { return NewSubject(unverified) }, service("payroll"), "denied", "payroll", "mallory", ConditionEmailUntrusted},
-		{"deny by e-mail that is not trusted", func() *Subject { return NewSubject(mallory) }, service("wiki"), "denied", "wiki", "mallory", ConditionEmailUntrusted},
+		{"e-mail not trusted", func() *Subject { return NewSubject(unverified, Device{}) }, service("payroll"), "denied", "payroll", "mallory", ConditionEmailUntrusted},
+		{"deny by e-mail that is not trusted", func() *Subject { return NewSubject(mallory, Device{}) }, service("wiki"), "denied", "wiki", "mallory", ConditionEmailUntrusted},
 		{"by tag", sub("a@b.c", "finance"), service("payroll"), "ok", "payroll", "finance", ""},
 		{"udp", sub("a@b.c"), wire.ServiceTarget(wire.KindUDP, "dns"), "ok", "dns", "staff", ""},
 		{"udp by address", sub("a@b.c"), wire.HostTarget(wire.KindUDP, "10.0.0.53", 53), "ok", "dns", "staff", ""},
@@ -74,9 +74,9 @@ func TestDecide(t *testing.T) {
 		{"a deny of one that contains it denies", sub("a@b.c", "operators", "juniors"), host("10.20.5.1", 22), "denied", "rack", "no rack", ConditionDenied},
 		{"and only there", sub("a@b.c", "operators", "juniors"), host("10.20.6.1", 22), "ok", "lab", "operators", ""},
 		{"last resolved address", sub("a@b.c", "operators"), host("10.20.7.7", 443), "ok", "payroll", "operators", ""},
-		{"groups unknown: no allow", func() *Subject { return NewSubject(unknown) }, service("payroll"), "denied", "payroll", "", ConditionGroupsUnknown},
-		{"groups unknown: user allow", func() *Subject { return NewSubject(unknown) }, service("wiki"), "ok", "wiki", "staff", ""},
-		{"groups unknown: group deny", func() *Subject { return NewSubject(unknown) }, host("10.20.1.1", 22), "denied", "lab", "contractors", ConditionGroupsUnknown},
+		{"groups unknown: no allow", func() *Subject { return NewSubject(unknown, Device{}) }, service("payroll"), "denied", "payroll", "", ConditionGroupsUnknown},
+		{"groups unknown: user allow", func() *Subject { return NewSubject(unknown, Device{}) }, service("wiki"), "ok", "wiki", "staff", ""},
+		{"groups unknown: group deny", func() *Subject { return NewSubject(unknown, Device{}) }, host("10.20.1.1", 22), "denied", "lab", "contractors", ConditionGroupsUnknown},
 		{"nobody", func() *Subject { return nil }, service("wiki"), "denied", "wiki", "", ConditionNoAllow},
 		{"special but literal", sub("a@b.c", "engineering"), host("127.0.0.1", 3000), "ok", "dev", "engineers", ""},
 		{"special on another port", sub("a@b.c", "operators"), host("127.0.0.1", 3001), "denied", "", "", ConditionSpecialAddress},
@@ -87,7 +87,7 @@ func TestDecide(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			d := s.Decide(tt.id(), tt.target)
+			d := s.Decide(tt.id(), ask(tt.target))
 			if d.Code != tt.code || d.ServiceName() != tt.service || d.Rule != tt.rule || d.Condition != tt.condition {
 				t.Errorf("%s by %q as %q (%s): %s", d.Code, d.Rule, d.ServiceName(), d.Condition, d.Reason)
 			}
@@ -97,7 +97,7 @@ func TestDecide(t *testing.T) {
 }
 
 func sub(email string, groups ...string) func() *Subject {
-	return func() *Subject { return NewSubject(person(email, groups...)) }
+	return func() *Subject { return NewSubject(person(email, groups...), Device{}) }
 }
 
 // checkExplained holds what every decision owes.
@@ -123,19 +123,19 @@ func checkExplained(t *testing.T, s *Set, d Decision) {
 func TestReasons(t *testing.T) {
 	s := mustLoad(t, office, "corp")
 	id := person("a@b.c", "engineering", "contractors")
-	d := s.Decide(NewSubject(id), host("10.20.1.1", 22))
+	d := s.Decide(NewSubject(id, Device{}), ask(host("10.20.1.1", 22)))
 	if d.Reason != "Use the jump host. Ask it-help." {
 		t.Errorf("reason %q", d.Reason)
 	}
-	d = s.Decide(NewSubject(person("a@b.c", "juniors")), host("10.20.5.1", 22))
+	d = s.Decide(NewSubject(person("a@b.c", "juniors"), Device{}), ask(host("10.20.5.1", 22)))
 	if d.Reason != `the rule "no rack" denies it` {
 		t.Errorf("reason %q", d.Reason)
 	}
-	d = s.Decide(NewSubject(person("a@b.c")), service("payroll"))
+	d = s.Decide(NewSubject(person("a@b.c"), Device{}), ask(service("payroll")))
 	if d.Reason != "no rule allows payroll to you; it is open to the groups finance, operators" {
 		t.Errorf("reason %q", d.Reason)
 	}
-	d = s.Decide(NewSubject(person("a@b.c")), service("no\x1b[31m\u202esuch"))
+	d = s.Decide(NewSubject(person("a@b.c"), Device{}), ask(service("no\x1b[31m\u202esuch")))
 	if d.Reason != `there is no service "no\x1b[31m\u202esuch"` {
 		t.Errorf("reason %q", d.Reason)
 	}
@@ -171,17 +171,17 @@ func TestDecideAddr(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			d := s.DecideAddr(tt.sub, s.Decide(tt.sub, tt.target), tt.at)
+			d := s.DecideAddr(tt.sub, Request{}, s.Decide(tt.sub, ask(tt.target)), tt.at)
 			if d.Allowed != tt.ok || d.Condition != tt.condition {
 				t.Errorf("%v (%s): %s", d.Allowed, d.Condition, d.Reason)
 			}
 			checkExplained(t, s, d)
 		})
 	}
-	if d := s.DecideAddr(eng, Decision{}, at("10.1.1.1:443")); d.Allowed || d.Refusal("").Code != wire.CodeDenied {
+	if d := s.DecideAddr(eng, Request{}, Decision{}, at("10.1.1.1:443")); d.Allowed || d.Refusal("").Code != wire.CodeDenied {
 		t.Errorf("the zero decision: %+v", d)
 	}
-	if d := (*Set)(nil).Decide(eng, service("wiki")); d.Allowed || d.Code != wire.CodeUnavailable {
+	if d := (*Set)(nil).Decide(eng, ask(service("wiki"))); d.Allowed || d.Code != wire.CodeUnavailable {
 		t.Errorf("no policy: %+v", d)
 	}
 }
@@ -210,14 +210,14 @@ rules:
 		service string
 		want    bool
 	}{
-		{"ours", NewSubject(corp), "wiki", true},
-		{"theirs with our names", NewSubject(partner), "wiki", false},
-		{"theirs", NewSubject(partner), "lab", true},
-		{"ours is not theirs", NewSubject(corp), "lab", false},
-		{"ours unknown, their deny", NewSubject(corpUnknown), "wiki", true},
-		{"theirs unknown, their deny", NewSubject(partnerUnknown), "lab", false},
+		{"ours", NewSubject(corp, Device{}), "wiki", true},
+		{"theirs with our names", NewSubject(partner, Device{}), "wiki", false},
+		{"theirs", NewSubject(partner, Device{}), "lab", true},
+		{"ours is not theirs", NewSubject(corp, Device{}), "lab", false},
+		{"ours unknown, their deny", NewSubject(corpUnknown, Device{}), "wiki", true},
+		{"theirs unknown, their deny", NewSubject(partnerUnknown, Device{}), "lab", false},
 	} {
-		if d := s.Decide(tt.sub, service(tt.service)); d.Allowed != tt.want {
+		if d := s.Decide(tt.sub, ask(service(tt.service))); d.Allowed != tt.want {
 			t.Errorf("%s: %v, %s", tt.name, d.Allowed, d.Reason)
 		}
 	}
@@ -230,7 +230,7 @@ services: {wiki: {address: "wiki.internal:80"}}
 rules: [{name: r, subjects: {groups: [/eng/backend, corp/ops]}, allow: [wiki]}]
 `, "corp")
 	for group, want := range map[string]bool{"/eng/backend": true, "ops": true, "corp/ops": true, "backend": false, "eng": false} {
-		if d := s.Decide(sub("a@b.c", group)(), service("wiki")); d.Allowed != want {
+		if d := s.Decide(sub("a@b.c", group)(), ask(service("wiki"))); d.Allowed != want {
 			t.Errorf("group %q: %v", group, d.Allowed)
 		}
 	}
@@ -241,7 +241,7 @@ func TestSubjectFollowsThePolicy(t *testing.T) {
 	after := mustLoad(t, strings.Replace(office, `allow: [wiki, dns]`, `deny: [wiki, dns]`, 1), "corp")
 	ada := sub("ada@corp.example")()
 	for range 2 {
-		if !before.Decide(ada, service("wiki")).Allowed || after.Decide(ada, service("wiki")).Allowed {
+		if !before.Decide(ada, ask(service("wiki"))).Allowed || after.Decide(ada, ask(service("wiki"))).Allowed {
 			t.Fatal("a decision by another policy's view")
 		}
 	}
@@ -256,7 +256,7 @@ func TestConcurrentUse(t *testing.T) {
 			for n := range 200 {
 				s := sets[(i+n)%2]
 				s.Learn("payroll.internal", []netip.Addr{netip.AddrFrom4([4]byte{10, 20, byte(i), byte(n)})})
-				if !s.Decide(ada, host("10.20.1.1", 22)).Allowed {
+				if !s.Decide(ada, ask(host("10.20.1.1", 22))).Allowed {
 					t.Error("refused")
 				}
 			}
@@ -275,7 +275,7 @@ rules:
 `, "corp")
 	ada := person("ada@corp.example")
 	ada.EmailTrusted = false
-	if d := s.Decide(NewSubject(ada), service("wiki")); d.Allowed || d.Condition != ConditionEmailUntrusted || d.Rule != "" {
+	if d := s.Decide(NewSubject(ada, Device{}), ask(service("wiki"))); d.Allowed || d.Condition != ConditionEmailUntrusted || d.Rule != "" {
 		t.Errorf("%+v", d)
 	}
 }
@@ -287,7 +287,7 @@ func TestLearn(t *testing.T) {
 		t.Fatal(err)
 	}
 	ops := sub("a@b.c", "operators")()
-	at := func(a string) string { return s.Decide(ops, host(a, 443)).ServiceName() }
+	at := func(a string) string { return s.Decide(ops, ask(host(a, 443))).ServiceName() }
 	one, two := netip.MustParseAddr("10.9.9.1"), netip.MustParseAddr("::ffff:10.9.9.2")
 	if !s.Learn("payroll.internal", []netip.Addr{one}) || s.Learn("payroll.internal", []netip.Addr{one}) {
 		t.Error("Learn does not tell a change")
@@ -307,7 +307,7 @@ func TestLearn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next.Decide(ops, host("10.9.9.2", 443)).ServiceName() != "payroll" {
+	if next.Decide(ops, ask(host("10.9.9.2", 443))).ServiceName() != "payroll" {
 		t.Error("forgotten by a new policy")
 	}
 	if hosts := s.Hosts(); len(hosts) != 2 || hosts[0] != "payroll.internal" {

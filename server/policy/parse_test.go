@@ -280,7 +280,7 @@ func FuzzParse(f *testing.F) {
 // checkServices holds what the tunnel will insist on.
 func checkServices(t *testing.T, s *Set) {
 	t.Helper()
-	list := s.Services(NewSubject(person("ada@corp.example", "engineering")))
+	list := s.Services(NewSubject(person("ada@corp.example", "engineering"), Device{}))
 	for _, svc := range list {
 		if !svc.Allowed && svc.Reason == "" {
 			t.Errorf("service %s is refused without a reason", svc.Name)

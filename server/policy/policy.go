@@ -24,6 +24,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -66,21 +67,32 @@ type Service struct {
 	Name        string
 	Description string
 	Kind        wire.Kind
-	Label       string   // "http" or "": for user interfaces, nothing is parsed
-	Tags        []string // sorted
+	Label       string       // "http" or "": for user interfaces, nothing is parsed
+	Tags        []string     // sorted
+	Hidden      bool         // to whom it is not allowed, it does not exist
+	Requestable *Requestable // nil: nobody can ask for it
 	Pos         Pos
 
 	// Of a named service. Host and HostPort are what the gateway dials: a canonical name, or an address
-	// (then Addr is it). Hostnames and Port are what the desktop calls the service.
+	// (then Addr is it). Hostnames and Port are what the desktop calls the service; "*.x" stands for every
+	// name below x.
 	Host      string
 	HostPort  uint16
 	Addr      netip.Addr
 	Hostnames []string
 	Port      uint16
 
-	// Of a network service: an address belongs to it when both match.
+	// Of a network service: an address belongs to it when both match. Names in Zones are resolved at the gateway.
 	Network netip.Prefix
 	Ports   []wire.PortRange
+	Zones   []string
+}
+
+// Requestable says that people may ask for a service, and who may say yes.
+type Requestable struct {
+	Max    time.Duration // the longest time that can be granted
+	Groups []GroupRef    // of the approvers
+	Users  []UserRef
 }
 
 // IsNetwork reports whether the service is a network and not a single named endpoint.
@@ -103,7 +115,14 @@ type Rule struct {
 	Allow  []Ref
 	Deny   []Ref
 	Reason string // shown to whom it denies
-	Pos    Pos
+
+	When         string        // the condition in CEL, or ""
+	WhenPos      Pos           // where its text begins
+	ReauthWithin time.Duration // how old the login may be when a stream opens; 0: any age
+	NotBefore    time.Time     // zero: since always
+	Expires      time.Time     // the first moment at which it counts no more; zero: never
+	Strict       bool          // it allows nothing on a stale view
+	Pos          Pos
 }
 
 // Ref is an entry of an allow or deny list: a service's name, "tag:" and a tag, or "*" for all services.
@@ -135,10 +154,13 @@ type Decision struct {
 	Code      wire.Code // CodeOK exactly when Allowed
 	Service   *Service  // as which service it was decided; nil where there is none
 	Dial      Dial      // where to; valid only when Allowed
-	Rule      string    // the rule that decided; "" where none did
+	Rule      string    // the rule that decided; "" where none did; "request " and the id for a Grant
+	Grant     string    // the id of the approved request that allows it, or ""
 	Condition Condition // what made it a refusal
 	Reason    string    // for the person: why not
 	Remedy    string    // for the person: what helps
+	StepUp    *StepUp   // what opens it; set exactly when Code is CodeStepUpRequired; read-only
+	Until     time.Time // the next moment at which time alone may change the answer; zero: there is none
 	Version   string    // of the policy, as Digest.String
 }
 
@@ -149,6 +171,7 @@ type Dial struct {
 	Port    uint16
 	Literal bool // a service names this very address, so that special ranges are open to it
 	Network bool // the target was an address: Host is it, and nothing else may be dialed
+	Zone    bool // Host is a name in a zone: what it resolves to must lie in the service's network
 }
 
 // Condition names what made a decision a refusal, for programs and the audit log.
@@ -165,6 +188,15 @@ const (
 	ConditionEmailUntrusted Condition = "email_untrusted"     // the provider does not vouch for the address
 	ConditionSpecialAddress Condition = "address_special"     // loopback, link-local, metadata and the like
 	ConditionOtherAddress   Condition = "address_not_decided" // an address that was never decided
+	ConditionOutsideZone    Condition = "outside_zone"        // a name in a zone leads out of the service's network
+	ConditionUnknown        Condition = "condition_unknown"   // a condition asks for something that nobody told
+	ConditionError          Condition = "condition_error"     // a condition failed
+	ConditionCost           Condition = "condition_cost"      // a condition took too long
+	ConditionFalse          Condition = "condition_false"     // a condition does not hold
+	ConditionReauth         Condition = "reauth_needed"       // a fresh login is asked for first
+	ConditionNotYet         Condition = "not_yet"             // the rule begins later
+	ConditionExpired        Condition = "expired"             // the rule, or the grant, is over
+	ConditionStale          Condition = "store_stale"         // a strict rule, and the database cannot be asked
 )
 
 // Refusal returns the decision as the reply to a client; nil when it allows.
@@ -198,6 +230,8 @@ type Options struct {
 	// Resolved is what named services resolved to; share one between a gateway's successive policies.
 	// Nil gives the set its own.
 	Resolved *Resolved
+	// Grants are the approved requests; share one between a gateway's successive policies. Nil: there are none.
+	Grants *Grants
 }
 
 // Load parses and compiles a policy file and runs its tests. When the tests fail, the set is

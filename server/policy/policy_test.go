@@ -31,6 +31,9 @@ func service(name string) wire.Target { return wire.ServiceTarget(wire.KindTCP, 
 
 func host(name string, port uint16) wire.Target { return wire.HostTarget(wire.KindTCP, name, port) }
 
+// ask is the question whether a stream may be opened now.
+func ask(t wire.Target) Request { return Request{Target: t, Opening: true} }
+
 //go:embed testdata/example.yaml
 var example []byte
 

@@ -210,7 +210,7 @@ func TestDecideEqualsTheNaiveReading(t *testing.T) {
 }
 
 func compareAll(t *rapid.T, set *Set, ref naive, id auth.Identity, text string) {
-	subject := NewSubject(id)
+	subject := NewSubject(id, Device{})
 	check := func(what string, got Decision, want bool) {
 		if got.Allowed != want {
 			t.Fatalf("%s: got %v (%s %s), want %v\nfor %+v\n%s", what, got.Allowed, got.Rule, got.Reason, want, id, text)
@@ -220,12 +220,12 @@ func compareAll(t *rapid.T, set *Set, ref naive, id auth.Identity, text string) 
 		if s.IsNetwork() {
 			continue
 		}
-		d := set.Decide(subject, wire.ServiceTarget(s.Kind, s.Name))
+		d := set.Decide(subject, ask(wire.ServiceTarget(s.Kind, s.Name)))
 		check(s.Name, d, ref.name(id, s))
-		check(s.Name+" by host name", set.Decide(subject, wire.HostTarget(s.Kind, s.Hostnames[0], s.Port)), ref.name(id, s))
+		check(s.Name+" by host name", set.Decide(subject, ask(wire.HostTarget(s.Kind, s.Hostnames[0], s.Port))), ref.name(id, s))
 		for _, a := range someAddrs {
 			addr := netip.MustParseAddr(a)
-			again := set.DecideAddr(subject, d, netip.AddrPortFrom(addr, s.HostPort))
+			again := set.DecideAddr(subject, Request{}, d, netip.AddrPortFrom(addr, s.HostPort))
 			check(s.Name+" at "+a, again, d.Allowed && ref.resolved(id, s, addr))
 		}
 	}
@@ -233,7 +233,7 @@ func compareAll(t *rapid.T, set *Set, ref naive, id auth.Identity, text string) 
 		for _, port := range somePorts {
 			for _, kind := range []wire.Kind{wire.KindTCP, wire.KindUDP} {
 				target := wire.HostTarget(kind, a, uint16(port))
-				check(target.String(), set.Decide(subject, target), ref.addr(id, kind, netip.MustParseAddr(a), uint16(port)))
+				check(target.String(), set.Decide(subject, ask(target)), ref.addr(id, kind, netip.MustParseAddr(a), uint16(port)))
 			}
 		}
 	}

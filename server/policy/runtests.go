@@ -65,7 +65,7 @@ func (e *TestError) Error() string {
 func (s *Set) RunTests() []Failure {
 	var failures []Failure
 	for _, t := range s.doc.Tests {
-		sub := NewSubject(s.identityOf(t))
+		sub := NewSubject(s.identityOf(t), Device{})
 		for _, ref := range t.Allow {
 			failures = s.expect(failures, t, sub, ref, true)
 		}
@@ -102,7 +102,7 @@ func (s *Set) expect(failures []Failure, t *Test, sub *Subject, ref Ref, want bo
 		}
 	}
 	if target, ok := testTarget(ref.Text); ok {
-		add(ref.Text, s.decideWhole(sub, s.Decide(sub, target)))
+		add(ref.Text, s.decideWhole(sub, s.Decide(sub, Request{Target: target})))
 		return failures
 	}
 	for _, idx := range s.expander.byText[ref.Text] {
@@ -116,5 +116,5 @@ func (s *Set) decideWhole(sub *Subject, d Decision) Decision {
 	if !d.Allowed || !d.Service.Addr.IsValid() || d.Dial.Network {
 		return d
 	}
-	return s.DecideAddr(sub, d, netip.AddrPortFrom(d.Service.Addr, d.Service.HostPort))
+	return s.DecideAddr(sub, Request{}, d, netip.AddrPortFrom(d.Service.Addr, d.Service.HostPort))
 }

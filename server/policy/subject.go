@@ -8,19 +8,29 @@ import (
 	"github.com/culvert-vpn/culvert/auth"
 )
 
-// A Subject is an identity as the policy sees it. Make one per session, and a new one when a renewal
-// changes the identity; it adapts itself to a new policy. It is safe for concurrent use. A nil Subject
-// is nobody and is allowed nothing.
+// A Subject is an identity on a device, as the policy sees it. Make one per session, and a new one when a renewal
+// changes the identity or the client tells something new of the device; it adapts itself to a new policy. It is
+// safe for concurrent use. A nil Subject is nobody and is allowed nothing.
 type Subject struct {
 	id    auth.Identity
+	user  auth.UserID
+	dev   Device
 	email string // ASCII letters in lower case
 	view  atomic.Pointer[view]
 }
 
-// NewSubject returns the subject for a verified identity.
-func NewSubject(id auth.Identity) *Subject {
+// NewSubject returns the subject for a verified identity and what its client says of the device.
+func NewSubject(id auth.Identity, dev Device) *Subject {
 	id.Groups = slices.Clone(id.Groups)
-	return &Subject{id: id, email: lowerASCII(id.Email)}
+	return &Subject{id: id, user: id.UserID(), dev: dev, email: lowerASCII(id.Email)}
+}
+
+// Identity returns the identity; its slices are read-only. That of a nil Subject is the zero Identity.
+func (sub *Subject) Identity() auth.Identity {
+	if sub == nil {
+		return auth.Identity{}
+	}
+	return sub.id
 }
 
 // A view is a policy seen by one subject: a verdict for each service. It never changes.

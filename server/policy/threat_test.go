@@ -16,19 +16,19 @@ func everythingTo(t *testing.T) (*Set, *Subject) {
 // Class: IPv4-mapped, NAT64, zones (Go CVE-2024-24790, CVE-2025-22870).
 func TestThreatAddressSpellings(t *testing.T) {
 	s, root := everythingTo(t)
-	d := s.Decide(root, host("::ffff:10.20.1.1", 22))
+	d := s.Decide(root, ask(host("::ffff:10.20.1.1", 22)))
 	if !d.Allowed || d.Dial.Host != "10.20.1.1" || d.ServiceName() != "lab" {
 		t.Errorf("::ffff:10.20.1.1 is not 10.20.1.1: %+v", d)
 	}
 	contractor := sub("c@corp.example", "operators", "contractors")()
-	if d := s.Decide(contractor, host("::ffff:10.20.1.1", 22)); d.Allowed || d.Rule != "contractors" {
+	if d := s.Decide(contractor, ask(host("::ffff:10.20.1.1", 22))); d.Allowed || d.Rule != "contractors" {
 		t.Errorf("a mapped spelling escapes the deny: %+v", d)
 	}
 	for _, a := range []string{
 		"64:ff9b::a9fe:a9fe", "64:ff9b::10.20.1.1", "64:ff9b:1::a9fe:a9fe", "2002:a9fe:a9fe::1", "2001::1", "::10.20.1.1",
 		"::ffff:0:10.20.1.1", "fe80::1%eth0", "10.20.1.1%eth0", "::1%lo", "2001:db8:20::7%1", "fe80::1", "::ffff:169.254.169.254",
 	} {
-		if d := s.Decide(root, host(a, 22)); d.Allowed {
+		if d := s.Decide(root, ask(host(a, 22))); d.Allowed {
 			t.Errorf("%s is allowed as %s", a, d.ServiceName())
 		}
 	}
@@ -43,14 +43,14 @@ func TestThreatOddSpellings(t *testing.T) {
 		"wiki.corp.example..", ".wiki.corp.example", "wiki..corp.example", "-wiki.corp.example", "wi_ki.corp.example", "xn--.corp.example", "xn--a.corp.example",
 		"wiki.corp.example/..", "wiki.corp.example#", "user@wiki.corp.example", "wiki%2ecorp.example", "\u202ewiki.corp.example", "wiki\u200b.corp.example", "*.corp.example", "",
 	} {
-		d := s.Decide(root, host(h, 80))
+		d := s.Decide(root, ask(host(h, 80)))
 		if d.Allowed {
 			t.Errorf("%q is allowed as %s, dialed as %s", h, d.ServiceName(), d.Dial.Host)
 		}
 		checkExplained(t, s, d)
 	}
 	for _, h := range []string{"WIKI.CORP.EXAMPLE", "wiki.corp.example.", "ｗｉｋｉ.corp.example", "wiki。corp.example"} {
-		if d := s.Decide(root, host(h, 80)); !d.Allowed || d.ServiceName() != "wiki" || d.Dial.Host != "wiki.internal" {
+		if d := s.Decide(root, ask(host(h, 80))); !d.Allowed || d.ServiceName() != "wiki" || d.Dial.Host != "wiki.internal" {
 			t.Errorf("%q has another decision than its canonical form: %+v", h, d)
 		}
 	}
@@ -64,16 +64,16 @@ func TestThreatAnyRuleOpensNothingSpecial(t *testing.T) {
 		"224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "ff02::1", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254",
 	}
 	for _, a := range special {
-		d := s.Decide(root, host(a, 80))
+		d := s.Decide(root, ask(host(a, 80)))
 		if d.Allowed || d.Condition != ConditionSpecialAddress {
 			t.Errorf("%s: %+v", a, d)
 		}
-		named := s.Decide(root, service("wiki"))
-		if d := s.DecideAddr(root, named, netip.AddrPortFrom(netip.MustParseAddr(a), 8080)); d.Allowed {
+		named := s.Decide(root, ask(service("wiki")))
+		if d := s.DecideAddr(root, Request{}, named, netip.AddrPortFrom(netip.MustParseAddr(a), 8080)); d.Allowed {
 			t.Errorf("wiki may resolve to %s", a)
 		}
 	}
-	if d := s.Decide(root, host("10.99.0.1", 80)); !d.Allowed {
+	if d := s.Decide(root, ask(host("10.99.0.1", 80))); !d.Allowed {
 		t.Errorf("an ordinary address: %s", d.Reason)
 	}
 }
@@ -82,11 +82,11 @@ func TestThreatAnyRuleOpensNothingSpecial(t *testing.T) {
 func TestThreatRebindingIsDecidedAgain(t *testing.T) {
 	s := mustLoad(t, office, "corp")
 	contractor := sub("c@corp.example", "contractors")()
-	d := s.Decide(contractor, service("wiki"))
+	d := s.Decide(contractor, ask(service("wiki")))
 	if !d.Allowed {
 		t.Fatal(d.Reason)
 	}
-	if d := s.DecideAddr(contractor, d, netip.MustParseAddrPort("10.20.1.1:8080")); d.Allowed || d.Rule != "contractors" || d.ServiceName() != "wiki" {
+	if d := s.DecideAddr(contractor, Request{}, d, netip.MustParseAddrPort("10.20.1.1:8080")); d.Allowed || d.Rule != "contractors" || d.ServiceName() != "wiki" {
 		t.Errorf("a name leads into a denied network: %+v", d)
 	}
 }
@@ -106,7 +106,7 @@ rules:
 	s.Learn("payroll.internal", []netip.Addr{netip.MustParseAddr("10.20.1.8")})
 	ada := sub("ada@corp.example")()
 	for a, want := range map[string]bool{"10.20.1.8": false, "10.20.1.9": false, "::ffff:10.20.1.9": false, "10.20.1.10": true} {
-		if d := s.Decide(ada, host(a, 443)); d.Allowed != want {
+		if d := s.Decide(ada, ask(host(a, 443))); d.Allowed != want {
 			t.Errorf("%s: %+v", a, d)
 		}
 	}
@@ -119,7 +119,7 @@ func TestThreatDenyByEmailIsNotEvaded(t *testing.T) {
 	for name, email := range map[string]string{"no address": "", "another one, not trusted": "somebody@corp.example"} {
 		id := person("mallory@corp.example", "operators")
 		id.Email, id.EmailTrusted = email, false
-		if d := s.Decide(NewSubject(id), service("wiki")); d.Allowed || d.Condition != ConditionEmailUntrusted || d.Rule != "mallory" {
+		if d := s.Decide(NewSubject(id, Device{}), ask(service("wiki"))); d.Allowed || d.Condition != ConditionEmailUntrusted || d.Rule != "mallory" {
 			t.Errorf("%s: %+v", name, d)
 		}
 	}
@@ -132,7 +132,7 @@ rules:
 `, "corp", "partner")
 	partner := person("")
 	partner.Provider = "partner"
-	if d := several.Decide(NewSubject(partner), service("wiki")); !d.Allowed {
+	if d := several.Decide(NewSubject(partner, Device{}), ask(service("wiki"))); !d.Allowed {
 		t.Errorf("a deny of another provider's address: %+v", d)
 	}
 }
@@ -146,13 +146,13 @@ func TestThreatEmailIsNotParsed(t *testing.T) {
 	} {
 		id := person(email)
 		id.EmailTrusted = true
-		if d := s.Decide(NewSubject(id), service("payroll")); d.Allowed {
+		if d := s.Decide(NewSubject(id, Device{}), ask(service("payroll"))); d.Allowed {
 			t.Errorf("%q counts as ada", email)
 		}
 	}
 	kelvin := mustLoad(t, "version: 1\nservices: {wiki: {address: 'a.b:1'}}\nrules: [{name: r, subjects: {users: [kim@corp.example]}, allow: [wiki]}]\n")
 	id := person("\u212aim@corp.example")
-	if kelvin.Decide(NewSubject(id), service("wiki")).Allowed {
+	if kelvin.Decide(NewSubject(id, Device{}), ask(service("wiki"))).Allowed {
 		t.Error("the Kelvin sign counts as a k")
 	}
 }
@@ -162,7 +162,7 @@ func TestThreatUnknownStreamKind(t *testing.T) {
 	s, root := everythingTo(t)
 	for _, k := range []wire.Kind{"", "TCP", "icmp", "tcp\x00", "unix"} {
 		for _, target := range []wire.Target{{Kind: k, Service: "wiki"}, {Kind: k, Host: "10.20.1.1", Port: 22}, {Kind: k, Host: "wiki.corp.example", Port: 80}} {
-			if d := s.Decide(root, target); d.Allowed {
+			if d := s.Decide(root, ask(target)); d.Allowed {
 				t.Errorf("kind %q is allowed", k)
 			}
 		}
