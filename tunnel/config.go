@@ -19,6 +19,9 @@ type ClientConfig struct {
 	OnDraining func(wire.Draining)
 	// OnRenewed has a Renewed of the gateway that answers no Renew of ours: new deadlines or roots.
 	OnRenewed func(wire.Renewed)
+	// OnStepUp has each request for a fresh login; it is asked for only when Hello.StepUp is set. The answer is Renew, or
+	// SendStepUp with a Refusal.
+	OnStepUp func(wire.StepUp)
 	// Stalls is optional; default: 256 stalled streams of this session. Share one among the sessions of a process.
 	Stalls *StallLimit
 }
@@ -37,6 +40,8 @@ type ServerConfig struct {
 	OnRenewed func(chain [][]byte) (wire.Renewed, error)
 	// OnPosture has what the client says about its device after Hello.
 	OnPosture func(map[string]string)
+	// OnStepUp has the client's refusal of a fresh login; Refusal is never empty.
+	OnStepUp func(wire.StepUp)
 	// Stalls is optional; default: 256 stalled streams of this session. Share one among the sessions of a process.
 	Stalls *StallLimit
 }
@@ -52,6 +57,7 @@ type config struct {
 	onAnswer   func(wire.Renewed)
 	onRenewed  func(chain [][]byte) (wire.Renewed, error)
 	onPosture  func(map[string]string)
+	onStepUp   func(wire.StepUp)
 }
 
 func (c *ClientConfig) common() config {
@@ -61,14 +67,14 @@ func (c *ClientConfig) common() config {
 	}
 	return config{
 		log: orDiscard(c.Logger), limits: limits.withDefaults(), stalls: orDefault(c.Stalls),
-		onServices: c.OnServices, onDraining: c.OnDraining, onAnswer: c.OnRenewed,
+		onServices: c.OnServices, onDraining: c.OnDraining, onAnswer: c.OnRenewed, onStepUp: c.OnStepUp,
 	}
 }
 
 func (c *ServerConfig) common() config {
 	return config{
 		log: orDiscard(c.Logger), limits: c.Limits.withDefaults(), stalls: orDefault(c.Stalls),
-		onRenewed: c.OnRenewed, onPosture: c.OnPosture,
+		onRenewed: c.OnRenewed, onPosture: c.OnPosture, onStepUp: c.OnStepUp,
 	}
 }
 

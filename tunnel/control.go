@@ -229,14 +229,26 @@ func (c *control) handle(m wire.Message, size int) error {
 }
 
 func (c *control) handleAsServer(m wire.Message) error {
-	posture, ok := m.(*wire.Posture)
-	if !ok {
-		return protocolError("a client sent %s", m.Type())
+	switch m := m.(type) {
+	case *wire.Posture:
+		if c.s.cfg.onPosture != nil {
+			c.s.cfg.onPosture(m.Values)
+		}
+		return nil
+	case *wire.StepUp:
+		if m.Refusal == "" {
+			return protocolError("a client asked for a login")
+		}
+		c.stepUp(m)
+		return nil
 	}
-	if c.s.cfg.onPosture != nil {
-		c.s.cfg.onPosture(posture.Values)
+	return protocolError("a client sent %s", m.Type())
+}
+
+func (c *control) stepUp(m *wire.StepUp) {
+	if c.s.cfg.onStepUp != nil {
+		c.s.cfg.onStepUp(*m)
 	}
-	return nil
 }
 
 func (c *control) handleAsClient(m wire.Message, size int) error {
@@ -250,6 +262,12 @@ func (c *control) handleAsClient(m wire.Message, size int) error {
 		if c.s.cfg.onDraining != nil {
 			c.s.cfg.onDraining(*m)
 		}
+		return nil
+	case *wire.StepUp:
+		if m.Refusal != "" {
+			return protocolError("a gateway refused a login")
+		}
+		c.stepUp(m)
 		return nil
 	}
 	return protocolError("a gateway sent %s", m.Type())
@@ -436,6 +454,15 @@ func (s *Session) SendRenewed(m wire.Renewed) error {
 // SendPosture tells the gateway what the client says about its device from now on (client).
 func (s *Session) SendPosture(values map[string]string) error {
 	return s.ctl.send(&wire.Posture{Values: values})
+}
+
+// SendStepUp asks the client for a fresh login (gateway, to a client whose Hello has StepUp set), or tells the gateway that there will be
+// none (client, with Refusal).
+func (s *Session) SendStepUp(m wire.StepUp) error {
+	if (m.Refusal != "") == s.server {
+		return fmt.Errorf("step-up: a gateway asks, a client refuses")
+	}
+	return s.ctl.send(&m)
 }
 
 // Drain tells the client to open no more streams here (gateway). Streams whose request is on its way still come out of Accept.

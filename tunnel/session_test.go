@@ -431,6 +431,41 @@ func TestControlMessages(t *testing.T) {
 	}
 }
 
+func TestStepUpBothWays(t *testing.T) {
+	asked, refused := make(chan wire.StepUp, 1), make(chan wire.StepUp, 1)
+	client, server := pair(t, pairOptions{
+		client: ClientConfig{OnStepUp: func(m wire.StepUp) { asked <- m }},
+		server: ServerConfig{OnStepUp: func(m wire.StepUp) { refused <- m }},
+	})
+	if err := server.SendStepUp(wire.StepUp{Service: "db", MaxAge: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	if m := <-asked; m.Service != "db" || m.MaxAge != time.Minute {
+		t.Errorf("asked for %+v", m)
+	}
+	if err := client.SendStepUp(wire.StepUp{Refusal: "the login was cancelled"}); err != nil {
+		t.Fatal(err)
+	}
+	if m := <-refused; m.Refusal != "the login was cancelled" {
+		t.Errorf("refused with %+v", m)
+	}
+	if client.SendStepUp(wire.StepUp{MaxAge: time.Minute}) == nil || server.SendStepUp(wire.StepUp{Refusal: "no"}) == nil {
+		t.Error("sent the wrong way")
+	}
+}
+
+// TestThreatClientAsksForALogin: a message that goes the wrong way ends that session (identity from a message, OpenZiti GHSA-7868).
+func TestThreatClientAsksForALogin(t *testing.T) {
+	client, server := pair(t, pairOptions{})
+	if err := client.ctl.send(&wire.StepUp{MaxAge: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	<-server.Done()
+	if err := server.Err(); !errors.Is(err, ErrProtocol) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
 func TestStreamLimit(t *testing.T) {
 	client, server := pair(t, pairOptions{server: ServerConfig{Limits: Limits{MaxStreams: 2}}})
 	a, _ := openPair(t, client, server, echoTarget)

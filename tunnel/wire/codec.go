@@ -96,6 +96,8 @@ func newMessage(t Type) Message {
 		return new(Ping)
 	case TypePong:
 		return new(Pong)
+	case TypeStepUp:
+		return new(StepUp)
 	}
 	return nil
 }

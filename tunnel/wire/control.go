@@ -18,6 +18,9 @@ type Hello struct {
 	Session  string `cbor:"6,keyasint,omitempty"` // a hint only: the session is the certificate's
 	// Posture is what the client says about its device: keys and values for conditions.
 	Posture map[string]string `cbor:"7,keyasint,omitempty"`
+	// StepUp says that the client can ask for a fresh login while streams wait; without it the
+	// gateway answers such streams with CodeStepUpRequired at once.
+	StepUp bool `cbor:"8,keyasint,omitempty"`
 }
 
 // MaxLanes is how many connections one session may have.

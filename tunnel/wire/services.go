@@ -1,6 +1,9 @@
 package wire
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Services is what this identity may see: sent after Welcome and again whenever it changes. A long
 // list comes in parts: every part but the last has More, and the list counts when the last is there.
@@ -26,6 +29,32 @@ type Service struct {
 	Tags     []string       `cbor:"9,keyasint,omitempty"`
 	Allowed  bool           `cbor:"10,keyasint,omitempty"`
 	Reason   string         `cbor:"11,keyasint,omitempty"` // why it is not allowed
+	// Zones are domains whose names the gateway resolves; the addresses lie in Networks.
+	Zones []string `cbor:"12,keyasint,omitempty"`
+	// Requestable is for how long the service may be asked for, when it is not allowed; 0: it is not
+	// requestable. On the wire it is in milliseconds.
+	Requestable time.Duration `cbor:"13,keyasint,omitempty"`
+}
+
+// plainService is a Service without methods, so that encoding does not call itself.
+type plainService Service
+
+// MarshalCBOR implements cbor.Marshaler.
+func (s Service) MarshalCBOR() ([]byte, error) {
+	s.Requestable /= time.Millisecond
+	return encoder.Marshal(plainService(s))
+}
+
+// UnmarshalCBOR implements cbor.Unmarshaler.
+func (s *Service) UnmarshalCBOR(data []byte) error {
+	var p plainService
+	if err := decoder.Unmarshal(data, &p); err != nil {
+		return err
+	}
+	var err error
+	p.Requestable, err = duration("requestable time", int64(p.Requestable))
+	*s = Service(p)
+	return err
 }
 
 // PortRange is First to Last, both included.
@@ -57,6 +86,7 @@ func (m *Services) tidy() {
 	for i := range m.Services {
 		s := &m.Services[i]
 		s.Description, s.Reason = CleanText(s.Description), CleanText(s.Reason)
+		s.Requestable = s.Requestable.Truncate(time.Millisecond)
 	}
 }
 
@@ -64,7 +94,7 @@ func (s *Service) validate() error {
 	if s.Kind != KindTCP && s.Kind != KindUDP {
 		return malformed("service %q: unknown kind %q", s.Name, s.Kind)
 	}
-	if max(len(s.Hostnames), len(s.Networks), len(s.Ports), len(s.Tags)) > MaxList {
+	if max(len(s.Hostnames), len(s.Networks), len(s.Ports), len(s.Tags), len(s.Zones)) > MaxList {
 		return malformed("service %q: a list has more than %d entries", s.Name, MaxList)
 	}
 	return firstError(
@@ -74,6 +104,8 @@ func (s *Service) validate() error {
 		checkText("reason", s.Reason),
 		checkTokens("host name", s.Hostnames, MaxHost),
 		checkTokens("tag", s.Tags, MaxName),
+		checkTokens("zone", s.Zones, MaxHost),
+		checkDuration("requestable time", s.Requestable),
 		checkNetworks(s.Networks),
 		checkPorts(s.Ports),
 	)
@@ -135,6 +167,9 @@ func (s *Service) encodedBound() int {
 	}
 	for _, t := range s.Tags {
 		n += len(t) + 3
+	}
+	for _, z := range s.Zones {
+		n += len(z) + 3
 	}
 	return n + 20*len(s.Networks) + 10*len(s.Ports)
 }

@@ -41,12 +41,17 @@ var samples = []struct {
 		Remedy: "ask it-help", Reference: "7F3K-2M9Q", Service: "payroll"}},
 	{"hello", &Hello{Versions: []int{1}, Client: "culvert 0.1.0", OS: "linux", Arch: "amd64"}},
 	{"hello, second lane, posture", &Hello{Versions: []int{1, 2}, Lane: 1, Session: "s-1", Posture: map[string]string{"disk.encrypted": "true"}}},
+	{"hello, can step up", &Hello{Versions: []int{1}, StepUp: true}},
 	{"welcome", &Welcome{Version: 1, Session: "s-1", Gateway: "edge-1", ServerTime: at, NotAfter: at.Add(time.Hour), Deadline: at.Add(12 * time.Hour),
 		Limits: Limits{MaxStreams: 1024, MaxUndecided: 64, MaxWindow: 8 << 20}, Roots: [][]byte{{0x30, 0x03, 0x02, 0x01, 0x01}}}},
 	{"services", &Services{PolicyVersion: "v7", Services: []Service{
 		{Name: "wiki", Description: "Team wiki", Kind: KindTCP, Label: "http", Hostnames: []string{"wiki.corp.example"}, Port: 80, Tags: []string{"office"}, Allowed: true},
 		{Name: "lab", Kind: KindTCP, Networks: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16"), netip.MustParsePrefix("2001:db8::/32")},
 			Ports: []PortRange{{22, 22}, {8000, 8999}}, Reason: "ask it-help"},
+	}}},
+	{"services, a zone, requestable", &Services{Services: []Service{
+		{Name: "lab", Kind: KindTCP, Networks: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")}, Zones: []string{"lab.corp.example"},
+			Reason: "no rule allows it", Requestable: 4 * time.Hour},
 	}}},
 	{"services, empty, more", &Services{More: true}},
 	{"posture", &Posture{Values: map[string]string{"os.version": "24.04", "disk.encrypted": "true"}}},
@@ -59,6 +64,9 @@ var samples = []struct {
 	{"abort, one direction, reason", &Abort{StreamID: 0xfffffffd, Code: AbortRevoked, Reason: "policy v8", Read: true}},
 	{"ping", &Ping{Nonce: 1}},
 	{"pong", &Pong{Nonce: 1, Time: at.UnixMilli()}},
+	{"step-up, asked", &StepUp{Service: "db", MaxAge: 15 * time.Minute, Reason: "rule dba asks for a login in the last 15 minutes", Until: at}},
+	{"step-up, by class", &StepUp{ACR: []string{"urn:corp:mfa", "phr"}}},
+	{"step-up, refused", &StepUp{Refusal: "the login was cancelled"}},
 }
 
 func TestGoldenVectors(t *testing.T) {
@@ -232,6 +240,14 @@ func TestValidate(t *testing.T) {
 		"abort, control stream":  &Abort{Code: AbortReset, Read: true},
 		"abort, no direction":    &Abort{StreamID: 1, Code: AbortReset},
 		"posture, odd key":       &Posture{Values: map[string]string{"a b": "c"}},
+		"zone, odd":              &Services{Services: []Service{{Name: "a", Kind: KindTCP, Zones: []string{"a b"}}}},
+		"requestable, negative":  &Services{Services: []Service{{Name: "a", Kind: KindTCP, Requestable: -time.Hour}}},
+		"step-up for nothing":    &StepUp{Service: "a"},
+		"step-up, both":          &StepUp{MaxAge: time.Minute, Refusal: "no"},
+		"step-up, negative":      &StepUp{MaxAge: -time.Minute},
+		"step-up, too long":      &StepUp{MaxAge: 400 * 24 * time.Hour},
+		"step-up, odd class":     &StepUp{ACR: []string{"a b"}},
+		"step-up, many classes":  &StepUp{ACR: make([]string, MaxACR+1)},
 	} {
 		if frame, err := Marshal(m); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %x, %v", name, frame, err)

@@ -77,6 +77,7 @@ const (
 	TypeAbort      Type = 0x27
 	TypePing       Type = 0x28
 	TypePong       Type = 0x29
+	TypeStepUp     Type = 0x2a
 )
 
 var typeNames = map[Type]string{
@@ -84,7 +85,7 @@ var typeNames = map[Type]string{
 	TypeOpenRequest: "open request", TypeOpenReply: "open reply",
 	TypeHello: "hello", TypeWelcome: "welcome", TypeServices: "services", TypePosture: "posture",
 	TypeRenewed: "renewed", TypeDraining: "draining", TypeTerminated: "terminated",
-	TypeAbort: "abort", TypePing: "ping", TypePong: "pong",
+	TypeAbort: "abort", TypePing: "ping", TypePong: "pong", TypeStepUp: "step-up",
 }
 
 // String returns the name that docs/protocol.md uses, or "type 0x7f" for an unknown type.
