@@ -81,13 +81,17 @@ func (s *Server) assembleFront(enrolment http.Handler) error {
 	if err != nil {
 		return err
 	}
+	proxies, err := parseProxyTrust(s.cfg.ProxyProtocol.From)
+	if err != nil {
+		return fmt.Errorf("proxy_protocol.from: %w", err)
+	}
 	limits := s.cfg.Limits
 	handler := webHandler(s.log, s.health, enrolment, s.metrics.panics.Inc)
 	if s.cfg.TLS.Mode != "self" {
 		handler = strictTransport(handler)
 	}
 	s.front = &front{
-		log: s.log, listener: s.listener, tls: config, timeout: limits.HandshakeTimeout, max: int64(limits.Connections),
+		log: s.log, listener: s.listener, tls: config, timeout: limits.HandshakeTimeout, max: int64(limits.Connections), proxies: proxies,
 		rates: newAddressRates(limits.ConnectionRate, limits.ConnectionBurst, s.now),
 		handshakes: newCrowd(limits.Handshakes, limits.HandshakesPerAddress, func(n int) {
 			s.metrics.displaced.Add(float64(n))

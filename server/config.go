@@ -40,16 +40,22 @@ type Config struct {
 	// notice. Default 0s.
 	DrainDelay time.Duration `yaml:"drain_delay"`
 
-	TLS          TLSConfig             `yaml:"tls"`
-	Policy       PolicyConfig          `yaml:"policy"`
-	Providers    []oidc.ProviderConfig `yaml:"providers"`
-	Certificates CertificatesConfig    `yaml:"certificates"`
-	Groups       GroupsConfig          `yaml:"groups"`
-	Dial         DialConfig            `yaml:"dial"`
-	Limits       LimitsConfig          `yaml:"limits"`
-	Audit        AuditConfig           `yaml:"audit"`
-	Metrics      MetricsConfig         `yaml:"metrics"`
-	Log          LogConfig             `yaml:"log"`
+	// DatabaseHold is how long the last view of locks counts while the database
+	// is away; then no stream is opened any more. Default 5m.
+	DatabaseHold time.Duration `yaml:"database_hold"`
+
+	ProxyProtocol ProxyConfig           `yaml:"proxy_protocol"`
+	Admin         AdminConfig           `yaml:"admin"`
+	TLS           TLSConfig             `yaml:"tls"`
+	Policy        PolicyConfig          `yaml:"policy"`
+	Providers     []oidc.ProviderConfig `yaml:"providers"`
+	Certificates  CertificatesConfig    `yaml:"certificates"`
+	Groups        GroupsConfig          `yaml:"groups"`
+	Dial          DialConfig            `yaml:"dial"`
+	Limits        LimitsConfig          `yaml:"limits"`
+	Audit         AuditConfig           `yaml:"audit"`
+	Metrics       MetricsConfig         `yaml:"metrics"`
+	Log           LogConfig             `yaml:"log"`
 
 	origins map[string]string // key → where its value came from; nil outside LoadConfig
 	file    string            // the file's name as errors print it
@@ -84,12 +90,45 @@ type ACMEConfig struct {
 	RootCA string `yaml:"root_ca"`
 }
 
+// A ProxyConfig is for a gateway behind TCP balancers that tell by the PROXY
+// protocol, version 2, whom a connection comes from.
+type ProxyConfig struct {
+	// From lists the balancers' addresses and networks. They must send the header
+	// on every connection; from everybody else it is refused. Default none.
+	From []string `yaml:"from"`
+}
+
+// An AdminConfig says who may administrate. Nobody may by default but root on the
+// gateway's machine.
+type AdminConfig struct {
+	// Socket is the Unix socket of "culvert-gateway admin", for root and the
+	// gateway's own user. Default: admin.sock in StateDir. "off" is none.
+	Socket string `yaml:"socket"`
+	// Roles give people roles. They stand here and not in the policy, so that
+	// who writes rules cannot make administrators.
+	Roles []RoleConfig `yaml:"roles"`
+}
+
+// A RoleConfig gives a role to people: any of Groups or Users, written as in the
+// policy.
+type RoleConfig struct {
+	// Role is viewer (reads), editor (changes rules, locks people out), approver
+	// (answers requests) or owner (everything).
+	Role   string   `yaml:"role"`
+	Groups []string `yaml:"groups"`
+	Users  []string `yaml:"users"`
+}
+
 // A PolicyConfig says where the access rules are.
 type PolicyConfig struct {
-	// Source is "file". It is recorded in the store: a gateway whose store
-	// says otherwise refuses to start.
+	// Source is "file", where the file is what counts, or "managed", where
+	// administrators change the rules by "culvert admin policy apply" and the
+	// database keeps them. It is recorded in the store: a gateway whose store says
+	// otherwise refuses to start.
 	Source string `yaml:"source"`
-	// File is read at start, on SIGHUP and when it changes. Default "policy.yaml".
+	// File is read at start, on SIGHUP and when it changes. With the source
+	// managed it is the first version of a new database, and nothing afterwards.
+	// Default "policy.yaml".
 	File string `yaml:"file"`
 }
 
@@ -167,6 +206,28 @@ type AuditConfig struct {
 	// MinFree is the free space below which new streams are refused, since
 	// they could not be recorded. Default 64.
 	MinFree int `yaml:"min_free"`
+	// OnFailure is "refuse" (no new stream while records cannot be written) or
+	// "continue" (streams go on unrecorded, and the gateway says so all the time).
+	// Default "refuse".
+	OnFailure string `yaml:"on_failure"`
+	// Export sends every record to other places too.
+	Export []ExportConfig `yaml:"export"`
+	// Index is how many days the database's index of the audit log goes back; the
+	// log itself is Keep's. Default 90.
+	Index int `yaml:"index_days"`
+}
+
+// An ExportConfig is one place that audit records are sent to.
+type ExportConfig struct {
+	// Name tells exports apart; its position is kept under it. Required.
+	Name string `yaml:"name"`
+	// Kind is "stdout", "file" or "syslog".
+	Kind string `yaml:"kind"`
+	// Path is the file of kind file.
+	Path string `yaml:"path"`
+	// Address is that of kind syslog: tcp://HOST:PORT, udp://HOST:PORT or
+	// unix:///PATH.
+	Address string `yaml:"address"`
 }
 
 // A MetricsConfig sets the Prometheus listener.
@@ -197,6 +258,7 @@ func DefaultConfig() Config {
 		StateDir:     "state",
 		CADir:        "ca",
 		DrainTimeout: 30 * time.Second,
+		DatabaseHold: 5 * time.Minute,
 		TLS:          TLSConfig{Mode: "self", ACME: ACMEConfig{Directory: LetsEncrypt}},
 		Policy:       PolicyConfig{Source: "file", File: "policy.yaml"},
 		Certificates: CertificatesConfig{TTL: time.Hour, Session: 12 * time.Hour},
@@ -208,7 +270,7 @@ func DefaultConfig() Config {
 			Sessions: 10000, SessionsPerUser: 32, StreamsPerSession: 1024, StreamsPerUser: 4096, Streams: 100000,
 			EnrolmentRate: 60, EnrolmentRatePerUser: 30,
 		},
-		Audit:   AuditConfig{MaxFile: 64, MinFree: 64},
+		Audit:   AuditConfig{MaxFile: 64, MinFree: 64, OnFailure: "refuse", Index: 90},
 		Metrics: MetricsConfig{Listen: "127.0.0.1:9464"},
 		Log:     LogConfig{Level: "info", Format: "text"},
 	}

@@ -114,7 +114,14 @@ func TestLoadConfigRefuses(t *testing.T) {
 		{"provider", minimal + "providers:\n  - {name: corp, issuer: 'http://idp.example.com', client_id: c}\n", nil, []string{"gateway.yaml:4:5: providers[0]"}},
 		{"acme without terms", minimal + "tls: {mode: acme}\n", nil, []string{"agree_terms"}},
 		{"acme for an address", "hostname: 10.0.0.1\ntrust_domain: a.example\ntls: {mode: acme, acme: {agree_terms: true}}\n", nil, []string{"acme needs a DNS name"}},
-		{"another database", minimal + "database: postgres://db/x\n", nil, []string{"database: only sqlite"}},
+		{"another database", minimal + "database: mysql://db/x\n", nil, []string{"database: is of no known kind: write sqlite:///"}},
+		{"database without a name", minimal + "database: postgres://db/\n", nil, []string{"database: cannot be read"}},
+		{"everybody a balancer", minimal + "proxy_protocol: {from: [\"0.0.0.0/0\"]}\n", nil, []string{"proxy_protocol.from:", "is everybody"}},
+		{"unknown role", minimal + "admin:\n  roles:\n    - {role: root, groups: [it]}\n", nil, []string{`gateway.yaml:5:7: admin.roles[0]: role "root" is not one of viewer`}},
+		{"role of nobody", minimal + "admin: {roles: [{role: owner}]}\n", nil, []string{"nobody has this role"}},
+		{"role of everybody", minimal + "admin: {roles: [{role: owner, users: [\"*\"]}]}\n", nil, []string{"is everybody"}},
+		{"export without a place", minimal + "audit: {export: [{name: siem, kind: syslog, address: siem}]}\n", nil, []string{"audit.export[0]: address"}},
+		{"two exports of a name", minimal + "audit: {export: [{name: a, kind: stdout}, {name: a, kind: stdout}]}\n", nil, []string{"another export has it too"}},
 		{"public url", minimal + "public_url: http://x/y\n", nil, []string{"public_url:"}},
 		{"no limit", minimal + "limits: {handshakes: 0}\n", nil, []string{"limits.handshakes: 0 is no limit"}},
 	}
@@ -210,5 +217,23 @@ func TestFaultsCanBeInspected(t *testing.T) {
 	var fault *Fault
 	if !errors.As(err, &fault) || fault.Key != "hostname" {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestNoPasswordIsShown(t *testing.T) {
+	for _, location := range []string{
+		"postgres://culvert:canary@db.internal/culvert",
+		"postgres://culvert@db.internal/culvert?sslmode=verify-full&password=canary&sslpassword=canary",
+		"postgresql://culvert:canary@db:%zz/culvert",
+	} {
+		cfg := DefaultConfig()
+		cfg.Database = location
+		text, err := cfg.ShowYAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), "canary") || !strings.Contains(string(text), "database: ") {
+			t.Errorf("%s is shown as:\n%s", location, text)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"runtime/debug"
@@ -32,6 +33,7 @@ type front struct {
 	tls        *tls.Config
 	timeout    time.Duration // of one handshake
 	max        int64         // open connections
+	proxies    proxyTrust    // balancers, which say where a connection comes from
 	rates      *addressRates
 	handshakes *crowd
 	web        *web
@@ -78,19 +80,48 @@ func (f *front) stop() error {
 	return f.listener.Close()
 }
 
-// admit applies the caps that need no TLS.
+// admit applies the caps that need no TLS. Those of one address wait for a
+// balancer's word about whose it is.
 func (f *front) admit(ctx context.Context, conn net.Conn) {
+	balanced := f.proxies.includes(conn.RemoteAddr())
 	key := addressKey(conn.RemoteAddr())
 	switch {
-	case !f.rates.allow(key):
+	case !balanced && !f.rates.allow(key):
 		f.refuse(conn, "rate")
 	case f.open.Add(1) > f.max:
 		f.open.Add(-1)
 		f.refuse(conn, "connections")
+	case balanced:
+		f.conns.Go(func() { f.introduce(ctx, conn) })
 	default:
 		pending := f.handshakes.add(conn, key)
-		f.conns.Go(func() { f.handle(ctx, conn, pending) })
+		f.conns.Go(func() { f.handle(ctx, conn, conn.RemoteAddr(), pending) })
 	}
+}
+
+// introduce reads from a balancer whom a connection comes from. One that is closed
+// without a word was a probe.
+func (f *front) introduce(ctx context.Context, conn net.Conn) {
+	drop := func() {
+		_ = conn.Close()
+		f.released()
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	from, err := readProxyHeader(conn)
+	if !stop() || err != nil {
+		drop()
+		if err != nil && !errors.Is(err, io.EOF) && f.warned.ok() {
+			f.log.Warn("a connection of a balancer is turned away", "balancer", conn.RemoteAddr(), "error", err)
+		}
+		return
+	}
+	key := addressKey(from)
+	if !f.rates.allow(key) {
+		f.released()
+		f.refuse(conn, "rate")
+		return
+	}
+	f.handle(ctx, conn, from, f.handshakes.add(conn, key))
 }
 
 func (f *front) refuse(conn net.Conn, limit string) {
@@ -104,13 +135,13 @@ func (f *front) refuse(conn net.Conn, limit string) {
 // released counts a connection that has gone.
 func (f *front) released() { f.open.Add(-1) }
 
-// handle owns conn until the HTTPS side has taken it.
-func (f *front) handle(ctx context.Context, conn net.Conn, pending *member) {
+// handle owns conn until the HTTPS side has taken it. from is whom it comes from.
+func (f *front) handle(ctx context.Context, conn net.Conn, from net.Addr, pending *member) {
 	taken := false
 	defer func() {
 		if v := recover(); v != nil {
 			f.metrics.panics.Inc()
-			f.log.Error("panic in a connection", "remote", conn.RemoteAddr(), "panic", v, "stack", string(debug.Stack()))
+			f.log.Error("panic in a connection", "remote", from, "panic", v, "stack", string(debug.Stack()))
 		}
 		f.handshakes.done(pending)
 		if !taken {
@@ -119,6 +150,7 @@ func (f *front) handle(ctx context.Context, conn net.Conn, pending *member) {
 		}
 	}()
 	sock := tunnel.NewSocket(conn)
+	sock.CameFrom(from)
 	secure := tls.Server(sock, f.tls)
 	if !f.handshake(ctx, secure) {
 		return
@@ -128,11 +160,11 @@ func (f *front) handle(ctx context.Context, conn net.Conn, pending *member) {
 	switch {
 	case mtls.IsTunnel(state):
 		err := f.tunnel(ctx, sock, secure)
-		f.log.Debug("tunnel connection has ended", "remote", conn.RemoteAddr(), "why", err)
+		f.log.Debug("tunnel connection has ended", "remote", from, "why", err)
 	case state.NegotiatedProtocol == acmeALPN:
 		// The authority has seen the challenge's certificate; that was all.
 	default:
-		taken = f.web.take(secure, conn)
+		taken = f.web.take(secure, sock)
 	}
 }
 

@@ -59,6 +59,21 @@ type running struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error
+
+	prelude []byte // what a balancer would say in front of each connection
+}
+
+// dial connects to the gateway.
+func (r *running) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", r.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(r.prelude); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
 }
 
 func (i *installation) serve(opts Options) *running {
@@ -106,7 +121,8 @@ func (r *running) https() *http.Client {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	transport := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}
+	transport := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return r.dial(ctx) }}
 	r.t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: patience}
 }
@@ -220,8 +236,7 @@ func (e *employee) up(ctx context.Context, r *running) (*tunnel.Session, error) 
 	if err != nil {
 		return nil, err
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", r.Addr().String())
+	conn, err := r.dial(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -275,7 +275,11 @@ func unknownVariables(env map[string]string, settings []setting) []error {
 
 // resolvePaths makes the paths of the file independent of the working folder.
 func (c *Config) resolvePaths(base string) error {
-	for _, path := range []*string{&c.StateDir, &c.CADir, &c.Policy.File, &c.TLS.Certificate, &c.TLS.Key, &c.TLS.ACME.RootCA} {
+	adminSocket := &c.Admin.Socket
+	if *adminSocket == "off" {
+		adminSocket = new(string)
+	}
+	for _, path := range []*string{&c.StateDir, &c.CADir, &c.Policy.File, &c.TLS.Certificate, &c.TLS.Key, &c.TLS.ACME.RootCA, adminSocket} {
 		if *path == "" {
 			continue
 		}

@@ -3,7 +3,9 @@ package server
 import (
 	"bytes"
 	"encoding/json"
+	"net/url"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -16,6 +18,7 @@ const hidden = "[secret]"
 // Redacted returns a copy without secrets, to be shown.
 func (c *Config) Redacted() *Config {
 	shown := *c
+	shown.Database = redactDatabase(c.Database)
 	shown.Providers = slices.Clone(c.Providers)
 	for i := range shown.Providers {
 		shown.Providers[i] = shown.Providers[i].WithDefaults()
@@ -24,6 +27,25 @@ func (c *Config) Redacted() *Config {
 		}
 	}
 	return &shown
+}
+
+// redactDatabase hides the passwords of a database's address.
+func redactDatabase(location string) string {
+	if !strings.HasPrefix(location, "postgres") {
+		return location
+	}
+	u, err := url.Parse(location)
+	if err != nil {
+		return hidden
+	}
+	query := u.Query()
+	for _, key := range []string{"password", "sslpassword"} {
+		if query.Has(key) {
+			query.Set(key, "xxxxx")
+			u.RawQuery = query.Encode()
+		}
+	}
+	return u.Redacted()
 }
 
 // ShowYAML is the configuration that counts, without secrets, with the place

@@ -75,15 +75,17 @@ func (c *Config) Validate() error {
 	f.limits(&c.Limits)
 	f.dial(&c.Dial)
 	f.providers(c.Providers)
-	f.oneOf("policy.source", c.Policy.Source, "file")
+	f.admin(&c.Admin)
+	if _, err := parseProxyTrust(c.ProxyProtocol.From); err != nil {
+		f.add("proxy_protocol.from", "%v", err)
+	}
+	f.oneOf("policy.source", c.Policy.Source, "file", "managed")
 	if c.Policy.File == "" {
 		f.add("policy.file", "is missing; name the file with the access rules")
 	}
 	f.positive("audit.max_file", c.Audit.MaxFile)
 	f.positive("audit.min_free", c.Audit.MinFree)
-	if c.Audit.Keep < 0 {
-		f.add("audit.keep", "%d is negative; 0 keeps everything", c.Audit.Keep)
-	}
+	f.audit(&c.Audit)
 	f.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	f.oneOf("log.format", c.Log.Format, "text", "json")
 	return errors.Join(f.list...)
@@ -118,10 +120,90 @@ func (f *faults) identity(c *Config) {
 	if c.CADir == "" {
 		f.add("ca_dir", "is missing; name the folder that \"culvert-gateway init\" put the CA into")
 	}
-	if c.Database != "" && !strings.HasPrefix(c.Database, "sqlite:///") {
-		f.add("database", "only sqlite:///ABSOLUTE/PATH is supported by this version")
+	f.database(c)
+}
+
+func (f *faults) database(c *Config) {
+	const forms = "write sqlite:///ABSOLUTE/PATH, or postgres://USER:PASSWORD@HOST/DATABASE"
+	switch scheme, rest, _ := strings.Cut(c.Database, "://"); scheme {
+	case "":
+	case "sqlite":
+		if !strings.HasPrefix(rest, "/") {
+			f.add("database", "has no absolute path: %s", forms)
+		}
+	case "postgres", "postgresql":
+		if u, err := url.Parse(c.Database); err != nil || u.Path == "" || u.Path == "/" { // what is wrong with it may be the password
+			f.add("database", "cannot be read: %s; percent-encode what is special in the password", forms)
+		}
+	default:
+		f.add("database", "is of no known kind: %s", forms)
+	}
+	f.between("database_hold", c.DatabaseHold, 0, 24*time.Hour)
+}
+
+func (f *faults) audit(a *AuditConfig) {
+	if a.Keep < 0 {
+		f.add("audit.keep", "%d is negative; 0 keeps everything", a.Keep)
+	}
+	f.positive("audit.index_days", a.Index)
+	f.oneOf("audit.on_failure", a.OnFailure, "refuse", "continue")
+	names := make(map[string]bool)
+	for i, e := range a.Export {
+		key := fmt.Sprintf("audit.export[%d]", i)
+		switch {
+		case !exportName.MatchString(e.Name):
+			f.add(key, "name %q: give it a name of lower-case letters, digits and dashes; its position is kept under that", e.Name)
+		case names[e.Name]:
+			f.add(key, "name %q: another export has it too", e.Name)
+		}
+		names[e.Name] = true
+		f.export(key, e)
 	}
 }
+
+var exportName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+func (f *faults) export(key string, e ExportConfig) {
+	switch e.Kind {
+	case "stdout":
+	case "file":
+		if !filepath.IsAbs(e.Path) {
+			f.add(key, "path %q: name the file with an absolute path", e.Path)
+		}
+	case "syslog":
+		u, err := url.Parse(e.Address)
+		if err != nil || !slices.Contains([]string{"tcp", "udp", "unix"}, u.Scheme) || (u.Scheme == "unix") == (u.Path == "") {
+			f.add(key, "address %q: write tcp://HOST:PORT, udp://HOST:PORT or unix:///PATH", e.Address)
+		} else if u.Scheme != "unix" && !validEndpoint(u.Host) {
+			f.add(key, "address %q: %q is not HOST:PORT", e.Address, u.Host)
+		}
+	default:
+		f.add(key, "kind %q is not one of stdout, file, syslog", e.Kind)
+	}
+}
+
+func (f *faults) admin(a *AdminConfig) {
+	if a.Socket != "" && a.Socket != "off" && !filepath.IsAbs(a.Socket) {
+		f.add("admin.socket", "%q is no absolute path; write one, or off", a.Socket)
+	}
+	for i, r := range a.Roles {
+		key := fmt.Sprintf("admin.roles[%d]", i)
+		if !slices.Contains(roleNames, r.Role) {
+			f.add(key, "role %q is not one of %s", r.Role, strings.Join(roleNames, ", "))
+		}
+		if len(r.Groups)+len(r.Users) == 0 {
+			f.add(key, "nobody has this role: name groups or users")
+		}
+		for _, u := range r.Users {
+			if u == "*" || strings.HasSuffix(u, ":*") {
+				f.add(key, "user %q is everybody: name people", u)
+			}
+		}
+	}
+}
+
+// roleNames are the roles of admin.roles, by rising rights.
+var roleNames = []string{"viewer", "editor", "approver", "owner"}
 
 func (f *faults) addresses(c *Config) {
 	if _, _, err := splitListen(c.Listen); err != nil {

@@ -17,7 +17,8 @@ const readSize = 128 << 10 // one read of the socket
 // them (TCP_NOTSENT_LOWAT, and BBR on a long path). It is a net.Conn, to be used by one tls.Conn.
 type Socket struct {
 	net.Conn
-	raw syscall.RawConn // nil where the connection cannot be read and written without blocking
+	raw  syscall.RawConn // nil where the connection cannot be read and written without blocking
+	from net.Addr        // whom a balancer says that it comes from; nil: the connection's peer
 
 	// Used by the reader alone.
 	in     *readBuffer
@@ -74,6 +75,17 @@ func (s *Socket) measured(rtt time.Duration) {
 	if tcp, ok := s.Conn.(*net.TCPConn); ok {
 		tuneLongPath(tcp)
 	}
+}
+
+// CameFrom sets what RemoteAddr returns, where somebody trusted in between has told. It is called before the socket is used.
+func (s *Socket) CameFrom(addr net.Addr) { s.from = addr }
+
+// RemoteAddr is whom the connection comes from.
+func (s *Socket) RemoteAddr() net.Addr {
+	if s.from != nil {
+		return s.from
+	}
+	return s.Conn.RemoteAddr()
 }
 
 // NetConn returns the wrapped connection.
