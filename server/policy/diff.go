@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"crypto/sha256"
 	"slices"
 	"strings"
 	"time"
@@ -116,11 +117,19 @@ func versionOf(s *Set) string {
 // A differ holds both policies, made comparable at one moment.
 type differ struct {
 	old, new side
+	several  bool   // more than one provider
+	provider string // the only one, if known
 }
 
 func newDiffer(old, new *Set, now time.Time) *differ {
 	n := newNormalizer()
-	return &differ{newSide(old, now, n), newSide(new, now, n)}
+	d := &differ{old: newSide(old, now, n), new: newSide(new, now, n)}
+	for _, s := range []*Set{old, new} {
+		if s != nil {
+			d.several, d.provider = s.several, s.provider
+		}
+	}
+	return d
 }
 
 // A side is one of the two policies.
@@ -180,7 +189,7 @@ func (d *differ) rules() []RuleChange {
 		}
 		delete(old, r.Name)
 		if d.old.rules[was].key != d.new.rules[i].key {
-			changes = append(changes, RuleChange{Name: r.Name, Change: Changed, Fields: compareFields(d.old.rules[was].fields, d.new.rules[i].fields)})
+			changes = append(changes, RuleChange{Name: r.Name, Change: Changed, Fields: compareFields(d.old.ruleFields(was), d.new.ruleFields(i))})
 		}
 	}
 	changes = append(changes, d.comeAndGone(added, old)...)
@@ -191,7 +200,7 @@ func (d *differ) rules() []RuleChange {
 // comeAndGone tells rules that are new from those that have another name now.
 func (d *differ) comeAndGone(added []int, gone map[string]int) []RuleChange {
 	var changes []RuleChange
-	byKey := make(map[string]string, len(gone)) // the first in the order of names, so that the answer is always the same
+	byKey := make(map[[sha256.Size]byte]string, len(gone)) // the first in the order of names, so that the answer is always the same
 	for name, i := range gone {
 		if key := d.old.rules[i].key; byKey[key] == "" || name < byKey[key] {
 			byKey[key] = name
@@ -205,10 +214,10 @@ func (d *differ) comeAndGone(added []int, gone map[string]int) []RuleChange {
 			changes = append(changes, RuleChange{Name: name, Change: Renamed, Was: was})
 			continue
 		}
-		changes = append(changes, RuleChange{Name: name, Change: Added, Fields: compareFields(nil, m.fields)})
+		changes = append(changes, RuleChange{Name: name, Change: Added, Fields: compareFields(nil, d.new.ruleFields(i))})
 	}
 	for name, i := range gone {
-		changes = append(changes, RuleChange{Name: name, Change: Removed, Fields: compareFields(d.old.rules[i].fields, nil)})
+		changes = append(changes, RuleChange{Name: name, Change: Removed, Fields: compareFields(d.old.ruleFields(i), nil)})
 	}
 	return changes
 }

@@ -1,7 +1,8 @@
 package policy
 
 import (
-	"maps"
+	"crypto/sha256"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -140,40 +141,41 @@ func userText(u UserRef) string {
 
 // A meaning is a rule made comparable: two rules with the same key mean the same at the differ's moment.
 type meaning struct {
-	terms  terms
-	fields []field
-	key    string
+	terms terms
+	key   [sha256.Size]byte
 }
 
 func (s *Set) meaningOf(i int, r *Rule, now time.Time, n *normalizer) meaning {
 	m := meaning{terms: termsOf(r, now, n)}
-	m.fields = []field{
+	h := sha256.New()
+	for _, list := range [][]string{groupTexts(r.Groups), userTexts(r.Users), {m.terms.String(), r.Reason}} {
+		fmt.Fprintf(h, "%q\n", list)
+	}
+	for _, lists := range [][][]int32{s.rules[i].allow, s.rules[i].deny} {
+		fmt.Fprintln(h, n.servicesIn(s, lists))
+	}
+	h.Sum(m.key[:0])
+	return m
+}
+
+// ruleFields describes a rule, for the differences of two that mean something else.
+func (s side) ruleFields(i int) []field {
+	r := s.doc.Rules[i]
+	return slices.Concat([]field{
 		{name: "groups", list: groupTexts(r.Groups)},
 		{name: "users", list: userTexts(r.Users)},
-		{name: "allow", list: s.namesIn(s.rules[i].allow)},
-		{name: "deny", list: s.namesIn(s.rules[i].deny)},
-	}
-	m.fields = append(m.fields, m.terms.fields()...)
-	m.fields = append(m.fields, field{name: "reason", text: r.Reason})
-	var key strings.Builder
-	for _, f := range m.fields {
-		key.WriteString(f.text)
-		for _, e := range f.list {
-			key.WriteString(strconv.Quote(e))
-		}
-		key.WriteByte('\n')
-	}
-	m.key = key.String()
-	return m
+		{name: "allow", list: s.set.namesIn(s.set.rules[i].allow)},
+		{name: "deny", list: s.set.namesIn(s.set.rules[i].deny)},
+	}, s.rules[i].terms.fields(), []field{{name: "reason", text: r.Reason}})
 }
 
 // namesIn returns the services that expanded entries stand for.
 func (s *Set) namesIn(lists [][]int32) []string {
-	set := make(map[string]bool)
+	names := []string{}
 	for _, list := range lists {
 		for _, svc := range list {
-			set[s.doc.Services[svc].Name] = true
+			names = append(names, s.doc.Services[svc].Name)
 		}
 	}
-	return slices.Sorted(maps.Keys(set))
+	return sorted(names)
 }
