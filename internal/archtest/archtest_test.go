@@ -42,6 +42,7 @@ var floors = map[string]int{
 	"client/keyring":                 1,
 	"client/status":                  1,
 	"client/socks5":                  1,
+	"internal/adminapi":              1,
 	"internal/localnet/localnettest": 1,
 	"server/policy":                  1,
 	"auth/enroll":                    2,
