@@ -24,6 +24,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"log/slog"
 	"net"
@@ -230,13 +231,33 @@ func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
 	return lane.ping(ctx)
 }
 
-// Open opens a stream. A refusal is a *wire.Refusal; when there is no connection
+// Open opens a stream, but never to a service inside the gateway; fronts call it. A refusal is a *wire.Refusal; when there is no connection
 // to the gateway, and none comes within 10 s, the error is a *status.Error.
 // ctx bounds the opening only.
 func (c *Client) Open(ctx context.Context, target wire.Target, opts OpenOptions) (Stream, error) {
 	if err := target.Validate(); err != nil {
 		return nil, err
 	}
+	if err := target.CheckOffered(); err != nil {
+		return nil, err
+	}
+	return c.open(ctx, target, opts)
+}
+
+// OpenBuiltIn opens a stream to a service inside the gateway, such as "culvert-admin", which Open refuses. It
+// returns after the gateway's decision.
+func (c *Client) OpenBuiltIn(ctx context.Context, name string) (Stream, error) {
+	target := wire.ServiceTarget(wire.KindTCP, name)
+	if err := target.Validate(); err != nil {
+		return nil, err
+	}
+	if !target.BuiltIn() {
+		return nil, fmt.Errorf("%q is not a service inside the gateway", name)
+	}
+	return c.open(ctx, target, OpenOptions{Wait: true})
+}
+
+func (c *Client) open(ctx context.Context, target wire.Target, opts OpenOptions) (Stream, error) {
 	for try := 0; ; try++ {
 		lane, err := c.waitLane(ctx)
 		if err != nil {

@@ -28,6 +28,15 @@ func (b backend) Open(ctx context.Context, target wire.Target, wait bool) (relay
 	return b.Dialer(wait)(ctx, target)
 }
 
+// OpenBuiltIn implements localapi.Backend.
+func (b backend) OpenBuiltIn(ctx context.Context, name string) (relay.Conn, error) {
+	stream, err := b.Client.OpenBuiltIn(ctx, name)
+	if err != nil {
+		return nil, err // not a nil Stream in an interface
+	}
+	return stream, nil
+}
+
 // Dialer returns Open in the form that fronts take. With wait an opened stream
 // was accepted by the service; without, a refusal comes from its Read.
 func (c *Client) Dialer(wait bool) func(ctx context.Context, target wire.Target) (relay.Conn, error) {

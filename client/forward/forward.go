@@ -51,6 +51,9 @@ func Listen(cfg Config) (*Forward, error) {
 	if err := cfg.Target.Validate(); err != nil {
 		return nil, fmt.Errorf("forward to %s: %w", cfg.Target, err)
 	}
+	if err := cfg.Target.CheckOffered(); err != nil {
+		return nil, fmt.Errorf("forward to %s: %w", cfg.Target, err)
+	}
 	f := &Forward{cfg: cfg}
 	var err error
 	if cfg.Target.Kind == wire.KindUDP {

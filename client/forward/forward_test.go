@@ -120,3 +120,14 @@ func TestListenStableGivesWayToWhoHasThePort(t *testing.T) {
 	}
 	_ = second.Close()
 }
+
+// TestThreatBuiltInServicesAreNotOffered: no port leads to the administration of a gateway (admin without
+// authorization, NetBird GHSA-rxmp).
+func TestThreatBuiltInServicesAreNotOffered(t *testing.T) {
+	_, err := Listen(Config{Target: wire.ServiceTarget(wire.KindTCP, "culvert-admin"), Listen: "127.0.0.1:0",
+		Dial: localnettest.Refuse(errors.New("asked")), Logger: testenv.Logger(t)})
+	var refusal *wire.Refusal
+	if !errors.As(err, &refusal) || refusal.Code != wire.CodeNoSuchService {
+		t.Errorf("listen: %v", err)
+	}
+}

@@ -202,9 +202,12 @@ func target(host, port string) (wire.Target, error) {
 }
 
 func (s *Server) dial(ctx context.Context, t wire.Target) (relay.Conn, error) {
-	remote, err := s.cfg.Dial(ctx, t)
+	err := t.CheckOffered()
 	if err == nil {
-		return remote, nil
+		var remote relay.Conn
+		if remote, err = s.cfg.Dial(ctx, t); err == nil {
+			return remote, nil
+		}
 	}
 	s.cfg.Logger.Info("proxy request was not granted", "target", t.String(), "error", err)
 	if s.cfg.OnRefused != nil {

@@ -3,6 +3,7 @@ package httpproxy
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"github.com/culvert-vpn/culvert/internal/localnet"
 	"github.com/culvert-vpn/culvert/internal/localnet/localnettest"
 	"github.com/culvert-vpn/culvert/internal/testenv"
+	"github.com/culvert-vpn/culvert/tunnel/relay"
 	"github.com/culvert-vpn/culvert/tunnel/relay/relaytest"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -342,5 +344,27 @@ func TestFaultTruncatedBodyWithoutALength(t *testing.T) {
 	close(heard)
 	if rest, err := io.ReadAll(resp.Body); err == nil {
 		t.Errorf("half, and %q behind it, looked whole", rest)
+	}
+}
+
+// TestThreatBuiltInServicesAreNotOffered: a page in the browser must not reach the administration of a gateway through the
+// proxy (admin without authorization, NetBird GHSA-rxmp).
+func TestThreatBuiltInServicesAreNotOffered(t *testing.T) {
+	s := start(t, func(_ context.Context, target wire.Target) (relay.Conn, error) {
+		t.Errorf("asked for %s", target)
+		return nil, errors.New("asked")
+	})
+	for _, request := range []string{
+		"CONNECT culvert-admin:80 HTTP/1.1\r\nHost: culvert-admin:80\r\n\r\n",
+		"GET http://CULVERT-ADMIN/v1/whoami HTTP/1.1\r\nHost: CULVERT-ADMIN\r\n\r\n",
+	} {
+		_, r := raw(t, s, request)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != http.StatusForbidden {
+			t.Errorf("%.20s: %s", request, resp.Status)
+		}
 	}
 }

@@ -172,12 +172,21 @@ func (c *Client) Down(ctx context.Context) error {
 // Open opens a stream through the running client; see Backend.Open. A refusal
 // is a *wire.Refusal, a client that is not connected a *status.Error.
 func (c *Client) Open(ctx context.Context, target wire.Target, wait bool) (*Stream, error) {
+	return c.stream(ctx, "/v1/open", openMessage{target.Kind, target.Service, target.Host, target.Port, wait}, target.Kind)
+}
+
+// OpenBuiltIn opens a stream to a service inside the gateway; see Backend.OpenBuiltIn. Errors are those of Open.
+func (c *Client) OpenBuiltIn(ctx context.Context, name string) (*Stream, error) {
+	return c.stream(ctx, "/v1/builtin", builtInMessage{name}, wire.KindTCP)
+}
+
+func (c *Client) stream(ctx context.Context, path string, msg any, kind wire.Kind) (*Stream, error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	in, err := upgrade(conn, openMessage{target.Kind, target.Service, target.Host, target.Port, wait})
+	in, err := upgrade(conn, path, msg)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -188,17 +197,17 @@ func (c *Client) Open(ctx context.Context, target wire.Target, wait bool) (*Stre
 		}
 		return nil, err
 	}
-	return newStream(conn, in, target.Kind), nil
+	return newStream(conn, in, kind), nil
 }
 
 // upgrade sends the request and reads the answer; what it returns holds the
 // stream's first bytes, if they came along.
-func upgrade(conn net.Conn, msg openMessage) (*bufio.Reader, error) {
+func upgrade(conn net.Conn, path string, msg any) (*bufio.Reader, error) {
 	body, err := json.Marshal(msg)
 	if err != nil {
 		return nil, fmt.Errorf("encode the request: %w", err)
 	}
-	req, err := http.NewRequest(http.MethodPost, "http://"+Host+"/v1/open", bytes.NewReader(body))
+	req, err := http.NewRequest(http.MethodPost, "http://"+Host+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

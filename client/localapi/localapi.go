@@ -12,6 +12,7 @@
 //	GET  /v1/services          what the person may reach
 //	POST /v1/ping              one round trip to the gateway
 //	POST /v1/open              a stream (Upgrade: culvert-stream/1), see Stream
+//	POST /v1/builtin           a stream to a service inside the gateway, likewise
 //	POST /v1/reload            look at the stored login again
 //	POST /v1/down              stop
 //
@@ -60,6 +61,9 @@ type Backend interface {
 	// without, a refusal may also come from the stream's Read. ctx bounds the
 	// opening only. For a udp target one Read and one Write is one datagram.
 	Open(ctx context.Context, target wire.Target, wait bool) (relay.Conn, error)
+	// OpenBuiltIn opens a stream to a service inside the gateway, which Open refuses.
+	// It returns after the gateway's decision.
+	OpenBuiltIn(ctx context.Context, name string) (relay.Conn, error)
 	// Reload says that the stored login may have changed.
 	Reload()
 	// Stop asks the client to end. It does not wait for that.
@@ -79,6 +83,9 @@ type Service struct {
 	Tags        []string       `json:"tags,omitempty"`
 	Allowed     bool           `json:"allowed"`
 	Reason      string         `json:"reason,omitempty"` // why it is not allowed
+	Zones       []string       `json:"zones,omitempty"`
+	// Requestable is for how long the service may be asked for, in seconds; 0: it is not requestable.
+	Requestable int64 `json:"requestable_seconds,omitempty"`
 }
 
 // PortRange is First to Last, both included.
@@ -96,7 +103,7 @@ func ServicesFromWire(list []wire.Service) []Service {
 			ports = append(ports, PortRange(p))
 		}
 		services = append(services, Service{s.Name, s.Description, s.Kind, s.Label, s.Hostnames, s.Port,
-			s.Networks, ports, s.Tags, s.Allowed, s.Reason})
+			s.Networks, ports, s.Tags, s.Allowed, s.Reason, s.Zones, int64(s.Requestable / time.Second)})
 	}
 	return services
 }
@@ -108,7 +115,8 @@ func (s Service) wireService() wire.Service {
 		ports = append(ports, wire.PortRange(p))
 	}
 	return wire.Service{Name: s.Name, Description: s.Description, Kind: s.Kind, Label: s.Label, Hostnames: s.Hostnames,
-		Port: s.Port, Networks: s.Networks, Ports: ports, Tags: s.Tags, Allowed: s.Allowed, Reason: s.Reason}
+		Port: s.Port, Networks: s.Networks, Ports: ports, Tags: s.Tags, Allowed: s.Allowed, Reason: s.Reason,
+		Zones: s.Zones, Requestable: time.Duration(s.Requestable) * time.Second}
 }
 
 // openMessage is the body of POST /v1/open.
@@ -122,6 +130,11 @@ type openMessage struct {
 
 func (m openMessage) target() wire.Target {
 	return wire.Target{Kind: m.Kind, Service: m.Service, Host: m.Host, Port: m.Port}
+}
+
+// builtInMessage is the body of POST /v1/builtin.
+type builtInMessage struct {
+	Service string `json:"service"`
 }
 
 type servicesMessage struct {

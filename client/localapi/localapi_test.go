@@ -31,6 +31,7 @@ type backend struct {
 	status   status.Status
 	services []wire.Service
 	open     func(wire.Target, bool) (relay.Conn, error)
+	builtIn  func(string) (relay.Conn, error)
 	changes  chan status.Status
 	stopped  chan struct{}
 	reloaded atomic.Bool
@@ -63,6 +64,13 @@ func (b *backend) Watch(ctx context.Context) iter.Seq[status.Status] {
 
 func (b *backend) Open(_ context.Context, target wire.Target, wait bool) (relay.Conn, error) {
 	return b.open(target, wait)
+}
+
+func (b *backend) OpenBuiltIn(_ context.Context, name string) (relay.Conn, error) {
+	if name != "culvert-admin" {
+		return nil, &wire.Refusal{Code: wire.CodeNoSuchService}
+	}
+	return b.builtIn(name)
 }
 
 func serve(t *testing.T, b *backend) (*Client, string) {
@@ -193,6 +201,36 @@ func openLoopback(t *testing.T, kind wire.Kind) (*Stream, *net.TCPConn) {
 	}
 	t.Cleanup(func() { _ = stream.Close() })
 	return stream, far
+}
+
+// TestThreatBuiltInServicesAreNotOffered: the ordinary way opens no service inside the gateway; the other way is for those alone
+// (admin without authorization, NetBird GHSA-rxmp).
+func TestThreatBuiltInServicesAreNotOffered(t *testing.T) {
+	near, far := loopback(t)
+	c, _ := serve(t, &backend{status: connected,
+		open:    func(wire.Target, bool) (relay.Conn, error) { return nil, errors.New("asked") },
+		builtIn: func(string) (relay.Conn, error) { return near, nil },
+	})
+	var refusal *wire.Refusal
+	if _, err := c.Open(t.Context(), wire.ServiceTarget(wire.KindTCP, "culvert-admin"), true); !errors.As(err, &refusal) {
+		t.Errorf("open: %v", err)
+	}
+	if _, err := c.OpenBuiltIn(t.Context(), "wiki"); !errors.As(err, &refusal) {
+		t.Errorf("open wiki: %v", err)
+	}
+	stream, err := c.OpenBuiltIn(t.Context(), "culvert-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	if _, err := stream.Write([]byte("ping")); err != nil {
+		t.Fatal(err)
+	}
+	if got := make([]byte, 4); true {
+		if _, err := io.ReadFull(far, got); err != nil || string(got) != "ping" {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
 }
 
 func TestStreamHalfClose(t *testing.T) {

@@ -95,6 +95,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/services", s.services)
 	mux.HandleFunc("POST /v1/ping", s.ping)
 	mux.HandleFunc("POST /v1/open", s.open)
+	mux.HandleFunc("POST /v1/builtin", s.openBuiltIn)
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) {
 		s.cfg.Backend.Reload()
 		w.WriteHeader(http.StatusAccepted)
@@ -174,11 +175,31 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request) {
 		writeFailure(w, http.StatusBadRequest, err)
 		return
 	}
+	s.openStream(w, r, target, func(ctx context.Context) (relay.Conn, error) {
+		if err := target.CheckOffered(); err != nil {
+			return nil, err
+		}
+		return s.cfg.Backend.Open(ctx, target, msg.Wait)
+	})
+}
+
+func (s *Server) openBuiltIn(w http.ResponseWriter, r *http.Request) {
+	var msg builtInMessage
+	if err := json.NewDecoder(r.Body).Decode(&msg); err != nil {
+		writeFailure(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
+		return
+	}
+	s.openStream(w, r, wire.ServiceTarget(wire.KindTCP, msg.Service), func(ctx context.Context) (relay.Conn, error) {
+		return s.cfg.Backend.OpenBuiltIn(ctx, msg.Service)
+	})
+}
+
+func (s *Server) openStream(w http.ResponseWriter, r *http.Request, target wire.Target, open func(context.Context) (relay.Conn, error)) {
 	if r.Header.Get("Upgrade") != upgradeName {
 		writeFailure(w, http.StatusUpgradeRequired, errors.New("a stream needs Upgrade: "+upgradeName))
 		return
 	}
-	remote, err := s.cfg.Backend.Open(r.Context(), target, msg.Wait)
+	remote, err := open(r.Context())
 	if err != nil {
 		writeFailure(w, failureOf(err).httpStatus(), err)
 		return

@@ -236,7 +236,7 @@ func (s *Server) dial(ctx context.Context, target wire.Target) (relay.Conn, erro
 	err := target.Validate()
 	if err != nil {
 		err = &wire.Refusal{Code: wire.CodeNoSuchService, Reason: err.Error()}
-	} else {
+	} else if err = target.CheckOffered(); err == nil {
 		var remote relay.Conn
 		if remote, err = s.cfg.Dial(ctx, target); err == nil {
 			return remote, nil

@@ -351,3 +351,20 @@ func TestConnectKeepsEarlyBytes(t *testing.T) {
 		t.Errorf("the service got %q, %v", got, err)
 	}
 }
+
+// TestThreatBuiltInServicesAreNotOffered: the administration of a gateway must have no way in through a front
+// (admin without authorization, NetBird GHSA-rxmp).
+func TestThreatBuiltInServicesAreNotOffered(t *testing.T) {
+	s := start(t, func(_ context.Context, target wire.Target) (relay.Conn, error) {
+		t.Errorf("asked for %s", target)
+		return nil, errors.New("asked")
+	})
+	for _, host := range []string{"culvert-admin", "Culvert-Self"} {
+		request := append([]byte{5, 1, 0, 5, 1, 0, 3, byte(len(host))}, host...)
+		conn := raw(t, s, append(request, 0, 80)...)
+		answer, err := io.ReadAll(conn)
+		if err != nil || len(answer) < 4 || reply(answer[3]) == 0 {
+			t.Errorf("%s: answer % x, %v", host, answer, err)
+		}
+	}
+}

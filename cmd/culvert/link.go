@@ -21,6 +21,8 @@ import (
 type link interface {
 	// open opens a stream; see client.OpenOptions for wait.
 	open(ctx context.Context, target wire.Target, wait bool) (relay.Conn, error)
+	// openBuiltIn opens a stream to a service inside the gateway, such as "culvert-admin".
+	openBuiltIn(ctx context.Context, name string) (net.Conn, error)
 	services(ctx context.Context) ([]wire.Service, error)
 	ping(ctx context.Context) (time.Duration, error)
 	status(ctx context.Context) (status.Status, error)
@@ -75,6 +77,15 @@ func (r running) open(ctx context.Context, target wire.Target, wait bool) (relay
 	return stream, nil
 }
 
+func (r running) openBuiltIn(ctx context.Context, name string) (net.Conn, error) {
+	r.announce(ctx)
+	stream, err := r.OpenBuiltIn(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return stream, nil
+}
+
 func (r running) services(ctx context.Context) ([]wire.Service, error) { return r.Services(ctx) }
 func (r running) status(ctx context.Context) (status.Status, error)    { return r.Status(ctx) }
 func (r running) flush(context.Context) error                          { return nil }
@@ -90,6 +101,10 @@ type own struct{ *client.Client }
 
 func (o own) open(ctx context.Context, target wire.Target, wait bool) (relay.Conn, error) {
 	return o.Dialer(wait)(ctx, target)
+}
+
+func (o own) openBuiltIn(ctx context.Context, name string) (net.Conn, error) {
+	return o.OpenBuiltIn(ctx, name)
 }
 
 func (o own) services(context.Context) ([]wire.Service, error) { return o.Services(), nil }

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 )
 
 // Kind is what a stream carries.
@@ -52,6 +53,28 @@ func (t Target) Validate() error {
 		return malformed("a target without a service needs a host and a port")
 	}
 	return checkToken("host", t.Host, MaxHost)
+}
+
+// BuiltInPrefix begins the names of the services inside a gateway. No policy names such a service.
+const BuiltInPrefix = "culvert-"
+
+// BuiltIn reports whether the target is, or is spelled like, a service inside the gateway.
+func (t Target) BuiltIn() bool {
+	name := t.Service
+	if name == "" && !strings.ContainsAny(t.Host, ".:") {
+		name = t.Host
+	}
+	return strings.HasPrefix(strings.ToLower(name), BuiltInPrefix)
+}
+
+// CheckOffered refuses the targets that no front may lead programs to: those inside the gateway,
+// which only the commands that are made for them open. The error is a *Refusal.
+func (t Target) CheckOffered() error {
+	if !t.BuiltIn() {
+		return nil
+	}
+	return &Refusal{Code: CodeNoSuchService, Service: t.Service, Reason: t.String() + " is inside the gateway: nothing leads other programs there",
+		Remedy: "use culvert admin or culvert request"}
 }
 
 // Addr returns the address of a target that is an IP literal and a port, unmapped
