@@ -95,34 +95,41 @@ type DiffResult struct {
 
 // Difference compares two policies by what they mean: order and comments do not matter.
 type Difference struct {
-	Services []ServiceChange `json:"services" doc:"Services that are added, removed or changed."`
-	Groups   []GrantChange   `json:"groups" doc:"What groups and named users gain and lose, by the rules."`
-	Users    []AccessChange  `json:"users" doc:"What changes for the people whom the gateway has seen."`
+	Services []NamedChange   `json:"services" doc:"Services that are added, removed or changed."`
+	Rules    []NamedChange   `json:"rules" doc:"Rules that are added, removed, changed or renamed."`
+	Groups   []SubjectChange `json:"groups" doc:"What everyone, groups and named users gain and lose, each taken alone."`
+	Users    []SubjectChange `json:"users" doc:"What the people whom the gateways have seen gain and lose, with all their groups."`
 }
 
-// ServiceChange is a service that differs.
-type ServiceChange struct {
-	Service string   `json:"service"`
-	Change  string   `json:"change" enum:"added,removed,changed"`
-	Details []string `json:"details,omitempty" doc:"What is different, a sentence each."`
+// NamedChange is a service or a rule that differs.
+type NamedChange struct {
+	Name   string        `json:"name"`
+	Change string        `json:"change" enum:"added,removed,changed,renamed"`
+	Was    string        `json:"was,omitempty" doc:"The old name of a renamed rule."`
+	Fields []FieldChange `json:"fields,omitempty"`
 }
 
-// GrantChange is what rules give to, or take from, a group or a user whom they name.
+// FieldChange is one setting in both policies, as text; absent where it is not set.
+type FieldChange struct {
+	Field string `json:"field"`
+	Old   string `json:"old,omitempty" doc:"Of a list: what only the old one has."`
+	New   string `json:"new,omitempty" doc:"Of a list: what only the new one has."`
+}
+
+// SubjectChange is what a group or a person gains and loses.
+type SubjectChange struct {
+	Kind   string        `json:"kind" enum:"everyone,group,user"`
+	Name   string        `json:"name" doc:"As rules name it; * for everyone."`
+	User   string        `json:"user,omitempty" doc:"The user id of a person whom the gateways have seen."`
+	Grants []GrantChange `json:"grants"`
+}
+
+// GrantChange is the access to one service under both policies.
 type GrantChange struct {
-	Subject string `json:"subject" doc:"The group or user as the rules name it."`
 	Service string `json:"service"`
 	Change  string `json:"change" enum:"gained,lost,changed"`
-	Was     string `json:"was,omitempty" doc:"In words: the rule and its conditions."`
-	Becomes string `json:"becomes,omitempty"`
-}
-
-// AccessChange is a service whose answer to one person changes.
-type AccessChange struct {
-	User    Person `json:"user"`
-	Service string `json:"service"`
-	Change  string `json:"change" enum:"gained,lost,changed"`
-	Was     string `json:"was,omitempty" doc:"In words: the answer and its rule."`
-	Becomes string `json:"becomes,omitempty"`
+	Old     string `json:"old,omitempty" doc:"In words, with its conditions; absent where there was none."`
+	New     string `json:"new,omitempty"`
 }
 
 // Preview is what recorded streams would be answered.
@@ -205,10 +212,11 @@ type Explanation struct {
 // RuleTrace says what a rule did in a decision.
 type RuleTrace struct {
 	Name    string      `json:"name"`
-	Line    int         `json:"line,omitempty"`
+	Line    int         `json:"line,omitempty" doc:"Where it stands in the policy file."`
 	Effect  string      `json:"effect" enum:"allow,deny"`
 	Outcome string      `json:"outcome" enum:"decides,matches,nearly,no"`
 	Failed  []Criterion `json:"failed,omitempty" doc:"What did not hold."`
+	Doubts  []Criterion `json:"doubts,omitempty" doc:"What nobody could decide, and what counts against the person: a deny matches with it."`
 }
 
 // Criterion is one thing that a rule asks for.
