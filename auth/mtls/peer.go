@@ -130,9 +130,9 @@ func peerOf(chain []*x509.Certificate, td auth.TrustDomain) (Peer, error) {
 // ErrNotRenewal is returned for a certificate that is valid but does not continue the connection's session.
 var ErrNotRenewal = errors.New("the certificate does not renew the one of this connection")
 
-// CheckRenewal reports whether next may take p's place on a live connection. Person, provider, session, device, key,
-// kind of login and time of login must be the same, and next must not be older: neither another session's certificate
-// nor an earlier one with groups that were taken away since may come in this way.
+// CheckRenewal reports whether next may take p's place on a live connection. Person, provider, session, device, key and
+// kind of login must be the same, the time of login the same or, after a fresh login, later, and next must not be older: neither
+// another session's certificate nor an earlier one with groups that were taken away since may come in this way.
 func (p Peer) CheckRenewal(next Peer) error {
 	was, is := p.Identity, next.Identity
 	for _, f := range []struct {
@@ -144,7 +144,7 @@ func (p Peer) CheckRenewal(next Peer) error {
 		{"session", was.Session == is.Session},
 		{"device", was.Device == is.Device},
 		{"kind of login", was.Login == is.Login},
-		{"time of login", was.AuthTime.Equal(is.AuthTime)},
+		{"time of login", !is.AuthTime.Before(was.AuthTime)},
 		{"key", sameKey(p.Certificate, next.Certificate)},
 	} {
 		if !f.same {

@@ -288,7 +288,7 @@ func TestThreatRenewalWithAnotherCertificate(t *testing.T) {
 		"session":       func(id *auth.Identity) { id.Session = auth.NewSessionID() },
 		"device":        func(id *auth.Identity) { id.Device = auth.DeviceIDFromKey([]byte("other")) },
 		"kind of login": func(id *auth.Identity) { id.Login = auth.LoginDevice },
-		"time of login": func(id *auth.Identity) { id.AuthTime = id.AuthTime.Add(time.Hour) },
+		"time of login": func(id *auth.Identity) { id.AuthTime = id.AuthTime.Add(-time.Hour) },
 		"older one":     func(id *auth.Identity) { id.IssuedAt = id.IssuedAt.Add(-2 * time.Minute) },
 	} {
 		next := later

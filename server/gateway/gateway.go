@@ -66,6 +66,12 @@ type Config struct {
 	// It must not block.
 	Current func() error
 
+	// Stale is true while the database cannot be asked: then strict rules allow nothing. It must not block. Optional.
+	Stale func() bool
+	// BuiltIn are the services inside this gateway by name, each of which begins with "culvert-". Optional.
+	BuiltIn map[string]BuiltIn
+	// StepUpWait is how long a stream waits for a fresh login. Optional; default and most: 2 min, after which the tunnel gives up.
+	StepUpWait time.Duration
 	// RootsDER are the roots that clients are to pin, as DER. Optional; default: clients keep theirs.
 	RootsDER func() [][]byte
 	// Tunnel bounds every connection. Optional; streams and undecided streams default to the register's limits.
@@ -133,6 +139,12 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	if g.cfg.Now == nil {
 		g.cfg.Now = time.Now
+	}
+	if err := checkBuiltIns(cfg.BuiltIn); err != nil {
+		return nil, err
+	}
+	if w := cfg.StepUpWait; w <= 0 || w > stepUpWait {
+		g.cfg.StepUpWait = stepUpWait
 	}
 	limits := cfg.Registry.Limits()
 	if g.cfg.Tunnel.MaxStreams == 0 {

@@ -31,7 +31,8 @@ type link struct {
 
 	session *session.Session // nil until admitted
 	tun     *tunnel.Session
-	client  string
+	hello   wire.Hello
+	asks    stepUps
 	began   time.Time
 	record  string // of the opening record
 	told    string // the reference that the person got with the end of the session
@@ -45,11 +46,17 @@ type link struct {
 	peer     mtls.Peer // guarded by renewing once the link is served
 
 	subject atomic.Pointer[subject]
+
+	facts        atomic.Pointer[facts]             // set with hello
+	news         atomic.Pointer[map[string]string] // a posture that was not taken yet
+	postures     chan struct{}                     // there is one
+	postureLimit *rate.Limiter                     // used by watch alone
 }
 
-// subject is the policy's view of an identity, made once per certificate.
+// subject is the policy's view of an identity on a device, made once per certificate and posture.
 type subject struct {
 	of     *auth.Identity
+	on     *facts
 	policy *policy.Subject
 	actor  audit.Actor
 }
@@ -65,6 +72,7 @@ func (g *Gateway) HandleTunnel(ctx context.Context, sock *tunnel.Socket, conn *t
 	l := &link{
 		g: g, ctx: ctx, peer: peer, remote: addrPort(sock), began: g.cfg.Now(),
 		due: make(chan struct{}, 1), ending: make(chan time.Time, 1), renewals: rate.NewLimiter(renewalRate, renewalBurst),
+		postures: make(chan struct{}, 1), postureLimit: rate.NewLimiter(postureRate, postureBurst),
 		log: g.log.With("user", peer.Identity.UserID(), "session", peer.Identity.Session, "remote", sock.RemoteAddr().String()),
 	}
 	if err := g.register(l); err != nil {
@@ -73,6 +81,7 @@ func (g *Gateway) HandleTunnel(ctx context.Context, sock *tunnel.Socket, conn *t
 	defer g.unregister(l)
 	l.tun, err = tunnel.Server(ctx, sock, conn, tunnel.ServerConfig{
 		Logger: l.log, Limits: g.cfg.Tunnel, Admit: l.admit, OnRenewed: l.renewed, Stalls: g.cfg.Stalls,
+		OnStepUp: l.asks.decline, OnPosture: l.postureTold,
 	})
 	if l.session != nil {
 		defer l.session.Remove()
@@ -93,7 +102,8 @@ func addrPort(sock *tunnel.Socket) netip.AddrPort {
 
 // admit answers Hello. The session is registered first and checked then: what is locked, or drained, in between cuts it.
 func (l *link) admit(hello wire.Hello) (wire.Welcome, error) {
-	l.client = hello.Client
+	l.hello = hello
+	l.facts.Store(factsOf(&hello, hello.Posture))
 	welcome, err := l.tryAdmit(hello)
 	if err == nil {
 		return welcome, nil
@@ -164,7 +174,7 @@ func (l *link) serve() error {
 		l.tun.CloseWith(term)
 		return &term
 	}
-	l.log.Info("session opened", "serial", l.session.Serial(), "client", l.client)
+	l.log.Info("session opened", "serial", l.session.Serial(), "client", l.hello.Client)
 	var accepting sync.WaitGroup
 	accepting.Go(l.accept)
 	l.announce()
@@ -225,6 +235,7 @@ func (l *link) survive(what string) {
 // watch tells the client what it is to know until the connection has ended.
 func (l *link) watch() error {
 	draining := l.g.draining
+	var again <-chan time.Time
 	for {
 		select {
 		case <-l.session.Context().Done():
@@ -236,6 +247,10 @@ func (l *link) watch() error {
 		case <-draining:
 			draining = nil
 			l.tell("draining", l.tun.Drain(wire.Draining{Reason: shutdownReason, Deadline: l.g.drainDeadline()}))
+		case <-l.postures:
+			again = l.takePosture()
+		case <-again:
+			again = l.takePosture()
 		case <-l.due:
 			l.tell("services", l.tun.SendServices(l.services()))
 		case end := <-l.ending:
@@ -287,13 +302,13 @@ func (l *link) warn(end time.Time) {
 	}
 }
 
-// whom returns the subject of the identity that the session runs under now.
+// whom returns the subject of the identity that the session runs under now, on the device as the client says that it is.
 func (l *link) whom() *subject {
-	id := l.session.Identity()
-	if s := l.subject.Load(); s != nil && s.of == id {
+	id, on := l.session.Identity(), l.facts.Load()
+	if s := l.subject.Load(); s != nil && s.of == id && s.on == on {
 		return s
 	}
-	s := &subject{of: id, policy: policy.NewSubject(*id, policy.Device{}), actor: *audit.NewActor(*id, l.session.Serial(), l.remote)}
+	s := &subject{of: id, on: on, policy: policy.NewSubject(*id, on.device), actor: *audit.NewActor(*id, l.session.Serial(), l.remote)}
 	l.subject.Store(s)
 	return s
 }
@@ -347,18 +362,17 @@ func (l *link) renew(chain [][]byte) error {
 	if next.Serial == l.peer.Serial {
 		return nil // presented again because the answer got lost
 	}
-	if !next.Certificate.NotAfter.After(l.session.NotAfter()) {
-		return session.ErrNotLater
+	renewal := session.Renewal{Identity: next.Identity, Serial: next.Serial, NotAfter: next.Certificate.NotAfter}
+	if err := l.session.CheckRenewal(renewal); err != nil {
+		return err
 	}
-	deadline, err := l.allowed(next)
-	if err != nil {
+	if renewal.Deadline, err = l.allowed(next); err != nil {
 		return errNoRenewalNow(err)
 	}
-	if err := l.auditRenewed(next, deadline); err != nil {
+	if err := l.auditRenewed(next, renewal.Deadline); err != nil {
 		return errNoRenewalNow(err)
 	}
-	err = l.session.Renew(session.Renewal{Identity: next.Identity, Serial: next.Serial, NotAfter: next.Certificate.NotAfter, Deadline: deadline})
-	if err != nil {
+	if err := l.session.Renew(renewal); err != nil {
 		return err
 	}
 	l.peer = next

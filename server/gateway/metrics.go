@@ -16,6 +16,7 @@ type Metrics struct {
 	renewals    *prometheus.CounterVec
 	auditErrors prometheus.Counter
 	panics      prometheus.Counter
+	stepUps     prometheus.Counter
 	live        []prometheus.Collector
 }
 
@@ -42,6 +43,9 @@ func NewMetrics(r *session.Registry) *Metrics {
 	}
 	m.panics = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "culvert_tunnel_panics_total", Help: "Panics that ended one tunnel connection; each is a bug to report.",
+	})
+	m.stepUps = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "culvert_step_up_waits_total", Help: "Streams that waited for a fresh login.",
 	})
 	m.live = liveMetrics(r)
 	return m
@@ -71,7 +75,7 @@ func liveMetrics(r *session.Registry) []prometheus.Collector {
 }
 
 func (m *Metrics) collectors() []prometheus.Collector {
-	return append([]prometheus.Collector{m.decisions, m.refused, m.cut, m.renewals, m.dials, m.decide, m.auditErrors, m.panics}, m.live...)
+	return append([]prometheus.Collector{m.decisions, m.refused, m.cut, m.renewals, m.dials, m.decide, m.auditErrors, m.panics, m.stepUps}, m.live...)
 }
 
 // Describe implements prometheus.Collector.

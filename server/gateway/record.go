@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/auth/mtls"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/tunnel"
@@ -28,7 +31,7 @@ func (g *Gateway) append(ctx context.Context, r audit.Record) (audit.Receipt, er
 func (l *link) auditRefusal(term wire.Termination) *wire.Termination {
 	receipt, err := l.g.append(l.ctx, audit.Record{
 		Event: audit.EventSessionRefused, Actor: audit.NewActor(l.peer.Identity, l.peer.Serial, l.remote),
-		Client: l.client, Condition: string(term.Code), Reason: term.Reason,
+		Client: l.hello.Client, Condition: string(term.Code), Reason: term.Reason,
 	})
 	if err == nil {
 		term.Reference = receipt.Reference
@@ -39,8 +42,9 @@ func (l *link) auditRefusal(term wire.Termination) *wire.Termination {
 func (l *link) auditOpened() error {
 	l.record = audit.NewReference()
 	_, err := l.g.append(l.ctx, audit.Record{
-		Event: audit.EventSessionOpen, Stream: l.record, Actor: l.actor(), Client: l.client,
-		Period: &audit.Period{NotAfter: l.session.NotAfter(), Deadline: l.session.Deadline()},
+		Event: audit.EventSessionOpen, Stream: l.record, Actor: l.actor(), Client: l.hello.Client,
+		Subject: subjectFacts(l.session.Identity(), l.facts.Load()),
+		Period:  &audit.Period{NotAfter: l.session.NotAfter(), Deadline: l.session.Deadline()},
 	})
 	return err
 }
@@ -62,9 +66,27 @@ func (l *link) actor() *audit.Actor {
 func (l *link) auditRenewed(next mtls.Peer, deadline time.Time) error {
 	_, err := l.g.append(l.ctx, audit.Record{
 		Event: audit.EventSessionRenewed, Stream: l.record, Actor: audit.NewActor(next.Identity, next.Serial, l.remote),
-		Period: &audit.Period{NotAfter: next.Certificate.NotAfter, Deadline: deadline},
+		Subject: subjectFacts(&next.Identity, l.facts.Load()),
+		Period:  &audit.Period{NotAfter: next.Certificate.NotAfter, Deadline: deadline},
 	})
 	return err
+}
+
+// auditPosture records what the client says of its device from now on. The posture counts even when that cannot be recorded: it may
+// take a right away.
+func (l *link) auditPosture() {
+	_, _ = l.g.append(l.ctx, audit.Record{
+		Event: audit.EventSessionPosture, Stream: l.record, Actor: l.actor(),
+		Subject: subjectFacts(l.session.Identity(), l.facts.Load()),
+	})
+}
+
+// subjectFacts are what a policy can ask about a person on a device. They are a record's own copy: the log cleans what it is given.
+func subjectFacts(id *auth.Identity, on *facts) *audit.SubjectFacts {
+	return &audit.SubjectFacts{
+		Groups: slices.Clone(id.Groups), GroupsKnown: id.GroupsKnown, EmailTrusted: id.EmailTrusted,
+		ACR: id.ACR, AMR: slices.Clone(id.AMR), AuthTime: id.AuthTime, Posture: maps.Clone(on.values),
+	}
 }
 
 func transfer(sent, received int64, took time.Duration) *audit.Transfer {
@@ -76,7 +98,7 @@ func (x *stream) describe(event audit.Event) audit.Record {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	r := audit.Record{
-		Event: event, Stream: x.record, Actor: x.l.actor(), Trace: x.req.Request.TraceID, Kind: x.target.Kind,
+		Event: event, Stream: x.record, Link: x.l.record, Actor: x.l.actor(), Trace: x.req.Request.TraceID, Kind: x.target.Kind,
 		Target: x.target.String(), Service: x.decision.ServiceName(), Rule: x.decision.Rule, Policy: x.decision.Version,
 	}
 	if x.address.IsValid() {
@@ -88,7 +110,9 @@ func (x *stream) describe(event audit.Event) audit.Record {
 // auditOpening is written before the first packet to the service. Without it there is no stream.
 func (x *stream) auditOpening(at netip.AddrPort) error {
 	r := x.describe(audit.EventStreamOpen)
-	r.Address = at.String()
+	if at.IsValid() {
+		r.Address = at.String()
+	}
 	receipt, err := x.l.g.append(x.l.ctx, r)
 	if err != nil {
 		return &wire.Refusal{Code: wire.CodeUnavailable, Reason: "the gateway cannot write its audit log", Remedy: "Tell your administrator."}
@@ -115,7 +139,8 @@ func (x *stream) auditRefusal(r *wire.Refusal, why error) {
 		rec.Reference = audit.NewReference()
 	}
 	if errors.As(why, &den) {
-		d := den.decision
+		d := den.decision // the truth, whatever the client is told
+		rec.Code, rec.Reason = d.Code, d.Reason
 		rec.Service, rec.Rule, rec.Policy, rec.Condition = d.ServiceName(), d.Rule, d.Version, string(d.Condition)
 	}
 	if event == audit.EventStreamClose {

@@ -24,6 +24,8 @@ type stream struct {
 	reg    *session.Stream
 	meter  relay.Meter
 	began  time.Time
+	inside *BuiltIn      // nil for what the policy decides
+	wake   chan struct{} // has an entry when an undecided stream is to be decided again
 
 	mu       sync.Mutex
 	record   string          // of the opening record, written by the goroutine that serves the stream; "" until then
@@ -32,29 +34,35 @@ type stream struct {
 }
 
 func (l *link) serveStream(req *tunnel.NewStream) {
-	x := &stream{l: l, req: req, target: req.Request.Target, began: l.g.cfg.Now()}
+	x := &stream{l: l, req: req, target: req.Request.Target, began: l.g.cfg.Now(), wake: make(chan struct{}, 1)}
+	if b, ok := l.g.builtIn(x.target); ok {
+		x.inside = &b
+	}
 	conn, err := x.open()
 	if x.reg != nil {
 		defer x.reg.Close()
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		x.refuse(err)
-		return
+	case x.inside != nil:
+		x.serveBuiltIn()
+	default:
+		x.serve(conn)
 	}
-	x.serve(conn)
 }
 
-// open takes the request to a connection to the service, or to the reason why there is none.
+// open takes the request to a connection to the service, or to the reason why there is none. A service inside the gateway has none.
 func (x *stream) open() (net.Conn, error) {
 	var err error
-	x.reg, err = x.l.session.OpenStream(session.StreamSpec{Target: x.target, Meter: &x.meter, Recheck: x.recheck})
+	x.reg, err = x.l.session.OpenStream(session.StreamSpec{Target: x.target, Meter: &x.meter, Recheck: x.recheck, Warn: x.warn})
 	if err != nil {
 		return nil, err
 	}
 	if x.l.g.isDraining() {
-		return nil, &wire.Refusal{Code: wire.CodeDraining, Reason: shutdownReason, Remedy: "Connect again."}
+		return nil, errDraining()
 	}
-	if err := x.reg.Settle(x.decide); err != nil {
+	if err := x.settle(); err != nil {
 		return nil, err
 	}
 	if err := x.l.g.cfg.Current(); err != nil {
@@ -64,27 +72,64 @@ func (x *stream) open() (net.Conn, error) {
 			Remedy: "Streams that are open go on. Try again in a moment.",
 		}
 	}
+	if x.inside != nil {
+		return nil, x.openBuiltIn()
+	}
 	return x.dial()
 }
 
-// decide asks the policy. What it notes is what recheck goes by.
+func errDraining() error {
+	return &wire.Refusal{Code: wire.CodeDraining, Reason: shutdownReason, Remedy: "Connect again."}
+}
+
+// decide decides the stream for the first time. What it notes is what recheck goes by.
 func (x *stream) decide() error {
 	began := time.Now()
-	d := x.l.g.cfg.Policy().Decide(x.l.whom().policy, x.ask(true))
+	d, told := x.verdict(true)
 	x.l.g.metrics.decide.Observe(time.Since(began).Seconds())
 	x.mu.Lock()
 	x.decision = d
 	x.mu.Unlock()
 	x.reg.Note(session.Facts{Service: d.ServiceName(), Rule: d.Rule})
+	x.schedule(d)
 	if !d.Allowed {
-		return &denial{decision: d}
+		return &denial{decision: d, told: told}
 	}
 	return nil
 }
 
+// verdict asks the policy, or the service inside the gateway. told is what the client is to read when that is not what the decision says.
+func (x *stream) verdict(opening bool) (d policy.Decision, told *wire.Refusal) {
+	if x.inside != nil {
+		return x.decideBuiltIn()
+	}
+	return x.l.g.cfg.Policy().Decide(x.l.whom().policy, x.ask(opening)), nil
+}
+
 // ask is the question that the policy answers for this stream.
 func (x *stream) ask(opening bool) policy.Request {
-	return policy.Request{Target: x.target, Now: x.l.g.cfg.Now(), Client: x.l.remote.Addr(), Opening: opening}
+	g := x.l.g
+	return policy.Request{
+		Target: x.target, Now: g.cfg.Now(), Client: x.l.remote.Addr(), Opening: opening, Stale: g.cfg.Stale != nil && g.cfg.Stale(),
+	}
+}
+
+// grantWarning is how long before its end the person hears that an approved request ends.
+const grantWarning = 5 * time.Minute
+
+// schedule has the stream decided again when time alone may change the answer.
+func (x *stream) schedule(d policy.Decision) {
+	warn := time.Time{}
+	if d.Grant != "" && !d.Until.IsZero() {
+		warn = d.Until.Add(-grantWarning)
+	}
+	x.reg.Schedule(d.Until, warn)
+}
+
+// warn is called by the register when an approved request is about to end.
+func (x *stream) warn(end time.Time) {
+	x.l.log.Warn("an approved request is about to end", "target", x.target.String(), "at", end)
+	x.l.announce()
 }
 
 // recheck decides an open stream again: the target, where it leads to, and the address that was dialed.
@@ -92,28 +137,33 @@ func (x *stream) recheck() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	was := x.decision
-	if !was.Allowed {
-		return nil // not decided yet, or on its way to a refusal
+	if !was.Allowed { // not decided yet, waiting for a login, or on its way to a refusal
+		select {
+		case x.wake <- struct{}{}:
+		default:
+		}
+		return nil
 	}
-	set, sub := x.l.g.cfg.Policy(), x.l.whom().policy
-	is := set.Decide(sub, x.ask(false))
+	is, _ := x.verdict(false)
 	if is.Allowed && x.address.IsValid() {
-		is = set.DecideAddr(sub, x.ask(false), is, x.address)
+		is = x.l.g.cfg.Policy().DecideAddr(x.l.whom().policy, x.ask(false), is, x.address)
 	}
 	if !is.Allowed {
-		return &denial{is, x.record}
+		return &denial{decision: is, reference: x.record}
 	}
 	if is.Dial.Kind != was.Dial.Kind || is.Dial.Host != was.Dial.Host || is.Dial.Port != was.Dial.Port {
 		return errMoved
 	}
 	x.decision = is
+	x.schedule(is)
 	return nil
 }
 
 // denial is a decision of the policy against a stream. As the cause of an abort it tells the client so.
 type denial struct {
 	decision  policy.Decision
-	reference string // of an open stream's records
+	told      *wire.Refusal // what the client reads instead of the decision; nil: the decision
+	reference string        // of an open stream's records
 }
 
 func (d *denial) Error() string { return d.decision.Refusal(d.reference).Error() }
@@ -209,6 +259,10 @@ func (x *stream) refusal(err error) *wire.Refusal {
 	)
 	switch {
 	case errors.As(err, &den):
+		if den.told != nil {
+			told := *den.told
+			return &told
+		}
 		return den.decision.Refusal("")
 	case errors.As(err, &ref):
 		return &wire.Refusal{Code: ref.Code, Reason: ref.Reason, Remedy: ref.Remedy, Service: x.service()}

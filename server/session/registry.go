@@ -204,7 +204,7 @@ func (r *Registry) Run(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := r.now()
-		r.expire(now)
+		r.look(now)
 		if now.Sub(last) >= r.recheckEvery {
 			r.Redecide()
 			last = now
@@ -212,8 +212,10 @@ func (r *Registry) Run(ctx context.Context) {
 	}
 }
 
-func (r *Registry) expire(now time.Time) {
+// look does what the clock asks for: ends what has expired, and decides streams whose time has come.
+func (r *Registry) look(now time.Time) {
 	for _, s := range r.all() {
 		s.checkExpiry(now)
+		s.checkStreams(now)
 	}
 }

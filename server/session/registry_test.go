@@ -296,7 +296,7 @@ func TestRenew(t *testing.T) {
 		"user":      func(n *session.Renewal) { n.Identity.Subject = "eve" },
 		"session":   func(n *session.Renewal) { n.Identity.Session = auth.NewSessionID() },
 		"device":    func(n *session.Renewal) { n.Identity.Device = "other" },
-		"auth time": func(n *session.Renewal) { n.Identity.AuthTime = later },
+		"auth time": func(n *session.Renewal) { n.Identity.AuthTime = start.Add(-time.Second) },
 		"login":     func(n *session.Renewal) { n.Identity.Login = auth.LoginDevice },
 		"provider":  func(n *session.Renewal) { n.Identity.Provider = "partner" },
 		"expiry":    func(n *session.Renewal) { n.NotAfter = start.Add(time.Hour) },

@@ -47,6 +47,7 @@ type Session struct {
 	rate      *rate.Limiter
 
 	epoch     atomic.Uint64 // counts changes of this session
+	due       atomic.Int64  // when the next stream is to be looked at, in Unix nanoseconds; 0: never
 	open      atomic.Int64
 	undecided atomic.Int64
 
@@ -134,7 +135,7 @@ var errGone = errors.New("connection lost")
 // Errors of Renew.
 var (
 	ErrOtherIdentity = errors.New("the certificate belongs to another user, device or session")
-	ErrNotLater      = errors.New("the certificate does not expire later than the one in use")
+	ErrNotLater      = errors.New("the certificate is not newer than the one in use")
 )
 
 // Renewal is a renewed certificate, verified, of the key that the connection was made with.
@@ -146,7 +147,8 @@ type Renewal struct {
 }
 
 // Renew makes the session run under a renewed certificate and has its streams decided again under the claims of that. User,
-// session, device, kind of login and time of authentication must be the same, and the expiry later.
+// session, device and kind of login must be the same, the time of authentication the same or, after a step-up, later, and the
+// certificate a newer one that does not expire earlier.
 func (s *Session) Renew(n Renewal) error {
 	s.mu.Lock()
 	if err := s.checkRenewalLocked(n); err != nil {
@@ -163,20 +165,35 @@ func (s *Session) Renew(n Renewal) error {
 	return nil
 }
 
+// CheckRenewal reports whether Renew would take n now.
+func (s *Session) CheckRenewal(n Renewal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.checkRenewalLocked(n)
+}
+
 func (s *Session) checkRenewalLocked(n Renewal) error {
 	was, is := s.identity, n.Identity
 	same := is.UserID() == s.userID && is.Session == was.Session && is.Device == was.Device && is.Provider == was.Provider &&
-		is.Login == was.Login && is.AuthTime.Equal(was.AuthTime)
+		is.Login == was.Login
 	if !same {
 		return ErrOtherIdentity
 	}
-	if !n.NotAfter.After(s.notAfter) {
+	if !later(was, &is, s.notAfter, n.NotAfter) {
 		return ErrNotLater
 	}
 	if err := context.Cause(s.ctx); err != nil {
 		return fmt.Errorf("the session is over: %w", err)
 	}
 	return nil
+}
+
+// later reports whether a certificate is newer than another one: near the deadline of a session, all of them expire at the same time.
+func later(was, is *auth.Identity, expired, expires time.Time) bool {
+	if is.AuthTime.Before(was.AuthTime) || expires.Before(expired) {
+		return false
+	}
+	return expires.After(expired) || is.AuthTime.After(was.AuthTime) || is.IssuedAt.After(was.IssuedAt)
 }
 
 // Redecide has the streams of this session decided again, as Registry.Redecide does for all.
@@ -188,15 +205,43 @@ func (s *Session) Redecide() int {
 func (s *Session) recheck() int {
 	n := 0
 	for _, st := range s.list() {
-		if st.recheck == nil || st.ctx.Err() != nil {
-			continue
-		}
-		if err := st.recheck(); err != nil {
-			st.Cut(err)
+		if st.again() {
 			n++
 		}
 	}
 	return n
+}
+
+// hasten sees to it that checkStreams runs at t at the latest; zero asks for nothing.
+func (s *Session) hasten(t time.Time) {
+	if t.IsZero() {
+		return
+	}
+	at := max(t.UnixNano(), 1)
+	for {
+		due := s.due.Load()
+		if due != 0 && due <= at || s.due.CompareAndSwap(due, at) {
+			return
+		}
+	}
+}
+
+// checkStreams does what was scheduled for now or before.
+func (s *Session) checkStreams(now time.Time) {
+	if due := s.due.Load(); due == 0 || due > now.UnixNano() {
+		return
+	}
+	s.due.Store(0) // first: what is scheduled from here on counts
+	for _, st := range s.list() {
+		recheck, warnOf, next := st.dueAt(now)
+		s.hasten(next)
+		if !warnOf.IsZero() {
+			st.warn(warnOf)
+		}
+		if recheck {
+			st.again()
+		}
+	}
 }
 
 func (s *Session) list() []*Stream {

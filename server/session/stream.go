@@ -18,6 +18,8 @@ type StreamSpec struct {
 	// Recheck decides an open stream again: nil lets it live, an error cuts it and is the reason. It is called without a lock, also
 	// while the stream is still being opened, and must not block. Optional.
 	Recheck func() error
+	// Warn is called once for each end that Schedule asked a warning for. It must not block. Optional.
+	Warn func(end time.Time)
 }
 
 // Facts is what is known of a stream once it is decided.
@@ -34,6 +36,7 @@ type Stream struct {
 	target  wire.Target
 	meter   *relay.Meter
 	recheck func() error
+	warn    func(time.Time)
 	opened  time.Time
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
@@ -42,6 +45,9 @@ type Stream struct {
 	facts   Facts
 	decided bool
 	closed  bool
+	until   time.Time // when it is to be decided again; zero: only with all others
+	warnAt  time.Time // when its end is to be announced; zero: never
+	warned  time.Time // of which end it was
 }
 
 // OpenStream registers a stream before it is decided. The error is a *wire.Refusal when a cap or the rate of opens is exceeded,
@@ -53,7 +59,7 @@ func (s *Session) OpenStream(spec StreamSpec) (*Stream, error) {
 	if err := s.admit(); err != nil {
 		return nil, err
 	}
-	st := &Stream{session: s, target: spec.Target, meter: spec.Meter, recheck: spec.Recheck, opened: s.registry.now()}
+	st := &Stream{session: s, target: spec.Target, meter: spec.Meter, recheck: spec.Recheck, warn: spec.Warn, opened: s.registry.now()}
 	if st.meter == nil {
 		st.meter = new(relay.Meter)
 	}
@@ -113,6 +119,18 @@ func (st *Stream) Context() context.Context { return st.ctx }
 // Cut ends the stream with a reason; the first one counts.
 func (st *Stream) Cut(cause error) { st.cancel(cause) }
 
+// again decides the stream again and reports whether that cut it.
+func (st *Stream) again() (cut bool) {
+	if st.recheck == nil || st.ctx.Err() != nil {
+		return false
+	}
+	err := st.recheck()
+	if err != nil {
+		st.Cut(err)
+	}
+	return err != nil
+}
+
 // Settle runs decide, and runs it again when something changed meanwhile that asks for a new decision. After it returned nil, any
 // change finds the stream by its Recheck: what decide notes for that must be in place when it returns.
 func (st *Stream) Settle(decide func() error) error {
@@ -132,6 +150,40 @@ func (st *Stream) Note(f Facts) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.facts = f
+}
+
+// Schedule has the stream decided again at until, by wall time and to the second, and its Warn called at warn with until. It
+// replaces what was asked before; a zero time asks for nothing.
+func (st *Stream) Schedule(until, warn time.Time) {
+	st.mu.Lock()
+	st.until, st.warnAt = until.Round(0), warn.Round(0)
+	if st.warn == nil || until.Equal(st.warned) {
+		st.warnAt = time.Time{}
+	}
+	next := earliest(st.until, st.warnAt)
+	st.mu.Unlock()
+	st.session.hasten(next)
+}
+
+// dueAt takes what is due at now, and returns what is due next.
+func (st *Stream) dueAt(now time.Time) (recheck bool, warnOf, next time.Time) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if !st.warnAt.IsZero() && !now.Before(st.warnAt) {
+		warnOf, st.warned, st.warnAt = st.until, st.until, time.Time{}
+	}
+	if !st.until.IsZero() && !now.Before(st.until) {
+		recheck, st.until = true, time.Time{}
+	}
+	return recheck, warnOf, earliest(st.until, st.warnAt)
+}
+
+// earliest of two times, of which zero is never.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // Decided gives back the place among the undecided streams. Close does it, too.

@@ -88,6 +88,13 @@ type Meter struct {
 // Bytes returns the payload bytes delivered so far in each direction.
 func (m *Meter) Bytes() (aToB, bToA int64) { return m.aToB.Load(), m.bToA.Load() }
 
+// Count adds bytes that were delivered without a copy.
+func (m *Meter) Count(aToB, bToA int64) {
+	m.aToB.Add(aToB)
+	m.bToA.Add(bToA)
+	m.active.Store(time.Now().UnixNano())
+}
+
 // LastActive is the time of the last byte, zero before the first.
 func (m *Meter) LastActive() time.Time {
 	if n := m.active.Load(); n != 0 {
