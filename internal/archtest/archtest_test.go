@@ -57,6 +57,7 @@ var floors = map[string]int{
 	"client/login":                   3,
 	"server/enroll":                  3,
 	"server/gateway":                 3,
+	"server/preview":                 3,
 	"client":                         4,
 	"internal/devidp":                4,
 	"server":                         4,
