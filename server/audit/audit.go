@@ -42,6 +42,9 @@ const (
 	EventStreamDenied Event = "stream.denied" // by policy
 	EventStreamFailed Event = "stream.failed" // allowed, but the service was not reached
 
+	EventSessionPosture Event = "session.posture" // the device told something new about itself; in Subject
+	EventSessionEnded   Event = "session.ended"   // by an administrator or the provider; Admin or Reason says who
+
 	EventIssued        Event = "enroll.issued" // a certificate; Detail says which kind of enrolment
 	EventEnrollRefused Event = "enroll.refused"
 	EventPolicyLoaded  Event = "policy.loaded"
@@ -49,13 +52,31 @@ const (
 	EventConfigLoaded  Event = "config.loaded"  // TLS files and settings
 	EventConfigRefused Event = "config.refused"
 
+	EventPolicyChanged    Event = "policy.changed"     // by an administrator
+	EventPolicyRolledBack Event = "policy.rolled_back" // to an earlier version
+
+	EventLockAdded         Event = "lock.added"
+	EventLockRemoved       Event = "lock.removed"
+	EventBackchannelLogout Event = "logout.backchannel" // the provider said that somebody logged out
+
+	EventRequestCreated   Event = "request.created" // of access for a time
+	EventRequestApproved  Event = "request.approved"
+	EventRequestDenied    Event = "request.denied"
+	EventRequestWithdrawn Event = "request.withdrawn" // by who asked
+	EventRequestEnded     Event = "request.ended"     // before its time, or by it
+
+	EventAdminDenied     Event = "admin.denied"      // a call that the role does not allow
+	EventAdminBreakGlass Event = "admin.break_glass" // a call over the local socket
+
 	// Written by the log itself.
-	EventLogOpened    Event = "log.opened"    // the first record of a log
-	EventLogSegment   Event = "log.segment"   // the first record of a further file
-	EventLogRecovered Event = "log.recovered" // an earlier log ended without log.closed
-	EventLogRemoved   Event = "log.removed"   // old segments were removed, as configured
-	EventLogLost      Event = "log.lost"      // Count records could not be written
-	EventLogClosed    Event = "log.closed"    // the last record of a log
+	EventLogOpened     Event = "log.opened"     // the first record of a log
+	EventLogSegment    Event = "log.segment"    // the first new record of a further file
+	EventLogCheckpoint Event = "log.checkpoint" // signs all records before it
+	EventLogLinked     Event = "log.linked"     // an earlier log, which still ran when this one began, has ended
+	EventLogRecovered  Event = "log.recovered"  // an earlier log ended without log.closed
+	EventLogRemoved    Event = "log.removed"    // old segments are about to be removed, as configured
+	EventLogLost       Event = "log.lost"       // Count records could not be written
+	EventLogClosed     Event = "log.closed"     // the last record of a log
 )
 
 // lazy reports events whose record is synced within 100 ms and not before Append returns.
@@ -79,13 +100,15 @@ func (e Event) closes() bool { return e == EventStreamClose || e == EventSession
 // Stream (of openings). Empty fields are not written.
 type Record struct {
 	Seq       uint64    `json:"seq"`
-	Time      time.Time `json:"time"` // UTC, milliseconds
+	Prev      string    `json:"prev,omitempty"` // the first bytes of the hash of the line before; the log's own
+	Time      time.Time `json:"time"`           // UTC, milliseconds
 	Event     Event     `json:"event"`
 	Reference string    `json:"ref,omitempty"` // what the person was shown
 
 	Actor *Actor `json:"actor,omitempty"` // who; from the certificate, never from a message
 
 	Stream string    `json:"stream,omitempty"` // joins the opening and the closing record
+	Link   string    `json:"link,omitempty"`   // of a stream: Stream of the session.open record of its connection
 	Trace  string    `json:"trace,omitempty"`  // joins the desktop's log; chosen there
 	Client string    `json:"client,omitempty"` // the program's own word about itself
 	Kind   wire.Kind `json:"kind,omitempty"`
@@ -101,11 +124,19 @@ type Record struct {
 	Reason    string    `json:"reason,omitempty"`
 	Detail    string    `json:"detail,omitempty"`
 
-	Transfer *Transfer `json:"transfer,omitempty"`
-	Period   *Period   `json:"period,omitempty"`
-	Repeated *Repeated `json:"repeated,omitempty"`
-	Recovery *Recovery `json:"recovery,omitempty"`
-	Process  *Process  `json:"process,omitempty"`
+	Subject  *SubjectFacts `json:"subject,omitempty"` // what rules could ask about the person then
+	Admin    *AdminFacts   `json:"admin,omitempty"`   // what an administrator did, and how
+	Transfer *Transfer     `json:"transfer,omitempty"`
+	Period   *Period       `json:"period,omitempty"`
+	Repeated *Repeated     `json:"repeated,omitempty"`
+
+	// The log's own.
+	Recovery   *Recovery     `json:"recovery,omitempty"`
+	Process    *Process      `json:"process,omitempty"`
+	Previous   []PreviousLog `json:"previous,omitempty"`   // earlier logs as they are at that moment
+	Removed    []Removed     `json:"removed,omitempty"`    // what retention takes away
+	Tree       *TreeState    `json:"tree,omitempty"`       // of the records before, for who has only those after
+	Checkpoint string        `json:"checkpoint,omitempty"` // a signed note over the records before
 }
 
 // Actor is a person on a device, or what is known of a stranger: Remote alone.
@@ -141,6 +172,29 @@ func Stranger(remote netip.AddrPort) *Actor {
 	return &Actor{Remote: netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()).String()}
 }
 
+// SubjectFacts is what a policy may ask about a person and a device, besides the actor: with it a stream can
+// be decided again later, under another policy. Sessions have it, streams lead to it by Link.
+type SubjectFacts struct {
+	Groups       []string          `json:"groups,omitempty"`
+	GroupsKnown  bool              `json:"groups_known"`
+	EmailTrusted bool              `json:"email_trusted,omitempty"`
+	ACR          string            `json:"acr,omitempty"`
+	AMR          []string          `json:"amr,omitempty"`
+	AuthTime     time.Time         `json:"auth_time,omitzero"`
+	Posture      map[string]string `json:"posture,omitempty"`
+}
+
+// AdminFacts is what somebody did over the admin API. The person is the record's actor.
+type AdminFacts struct {
+	Via     string `json:"via,omitempty"`     // "tunnel" or "socket"
+	Role    string `json:"role,omitempty"`    // that allowed it
+	Method  string `json:"method,omitempty"`  // of HTTP
+	Path    string `json:"path,omitempty"`    // without a query
+	Object  string `json:"object,omitempty"`  // what it is about: a user, a session, a version
+	Comment string `json:"comment,omitempty"` // the administrator's own words
+	UID     int    `json:"uid,omitempty"`     // of who is at the socket; 0, root, is left out
+}
+
 // Transfer is what a stream or session carried. It is missing where nobody knows, as after a crash.
 type Transfer struct {
 	Sent       uint64 `json:"sent"`     // bytes from the person to the service
@@ -171,6 +225,29 @@ type Recovery struct {
 	Damaged  int    `json:"damaged,omitempty"`  // other lines that cannot be read
 }
 
+// PreviousLog is an earlier log of the same gateway as it was seen at that moment. Who removes it, or cuts its end,
+// contradicts it.
+type PreviousLog struct {
+	Log   string `json:"log"`
+	Size  uint64 `json:"size"`            // records
+	Root  string `json:"root"`            // of the tree of that many records, base64
+	Ended bool   `json:"ended,omitempty"` // false: its process still runs, and Size is of its last checkpoint
+	Fault string `json:"fault,omitempty"` // what was wrong with it
+}
+
+// Removed says that retention takes the segments of a log up to one of them.
+type Removed struct {
+	Log     string `json:"log"`
+	Segment int    `json:"segment"`         // the last one
+	Whole   bool   `json:"whole,omitempty"` // nothing is left of the log
+}
+
+// TreeState is the right edge of a Merkle tree: what is needed to add to it, and to know its root.
+type TreeState struct {
+	Size  uint64   `json:"size"`
+	Peaks []string `json:"peaks"` // roots of the complete trees that it consists of, largest first, base64
+}
+
 // Process describes the log's writer, in its first record.
 type Process struct {
 	Log     string `json:"log"`
@@ -178,6 +255,7 @@ type Process struct {
 	Gateway string `json:"gateway,omitempty"`
 	Version string `json:"version,omitempty"`
 	PID     int    `json:"pid,omitempty"`
+	Key     string `json:"key,omitempty"` // public key of the checkpoints, as golang.org/x/mod/sumdb/note writes it
 }
 
 // Receipt is what the log gave a record.

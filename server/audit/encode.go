@@ -4,32 +4,35 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
 )
 
-// maxField caps each text of a record, in bytes; maxLine is what a whole line can then have: some 30
-// fields, each character escaped by at most 6 bytes.
+// maxField caps each text of a record, in bytes, maxGroups all groups of a person together and maxPosture how many
+// facts about a device are kept. maxLine is what a whole line can then have: some 50 fields, each character escaped by
+// at most 6 bytes.
 const (
-	maxField = 1024
-	maxLine  = 256 << 10
+	maxField   = 1024
+	maxGroups  = 16 << 10
+	maxPosture = 32
+	maxLine    = 1 << 20
 )
 
-// encode returns the record's line, newline included. It cleans the record in place, but not the actor,
-// which callers share between records.
+// encode returns the record's line, newline included. It cleans the record in place, but not what callers share
+// between records: actor, subject and the facts of an administrator's call.
 func encode(r *Record) ([]byte, error) {
-	if r.Actor != nil {
-		own := *r.Actor
-		r.Actor = &own
-	}
+	r.own()
 	for _, field := range r.texts() {
 		*field = capText(*field)
 	}
-	r.Reason, r.Detail, r.Client = scrub(r.Reason), scrub(r.Detail), scrub(r.Client)
-	r.Target, r.Condition = scrub(r.Target), scrub(r.Condition)
+	for _, field := range r.free() {
+		*field = scrub(*field)
+	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -39,23 +42,92 @@ func encode(r *Record) ([]byte, error) {
 	return escape(b.Bytes()), nil
 }
 
+// own copies what other records may share.
+func (r *Record) own() {
+	if r.Actor != nil {
+		own := *r.Actor
+		r.Actor = &own
+	}
+	if r.Admin != nil {
+		own := *r.Admin
+		r.Admin = &own
+	}
+	if r.Subject != nil {
+		own := *r.Subject
+		own.Groups = capList(own.Groups, maxGroups)
+		own.AMR = capList(own.AMR, maxField)
+		own.Posture = capMap(own.Posture)
+		r.Subject = &own
+	}
+}
+
+// free lists the texts that people and programs word freely, in which a secret could stand.
+func (r *Record) free() []*string {
+	list := []*string{&r.Reason, &r.Detail, &r.Client, &r.Target, &r.Condition}
+	if a := r.Admin; a != nil {
+		list = append(list, &a.Path, &a.Object, &a.Comment)
+	}
+	return list
+}
+
 // texts lists every text that comes from outside, in one place, so that none escapes the cap.
 func (r *Record) texts() []*string {
 	list := []*string{
-		(*string)(&r.Event), &r.Reference, &r.Stream, &r.Trace, &r.Client, (*string)(&r.Kind), &r.Target, &r.Service,
-		&r.Address, &r.Rule, &r.Policy, (*string)(&r.Code), &r.Condition, &r.Reason, &r.Detail,
+		&r.Prev, (*string)(&r.Event), &r.Reference, &r.Stream, &r.Link, &r.Trace, &r.Client, (*string)(&r.Kind), &r.Target, &r.Service,
+		&r.Address, &r.Rule, &r.Policy, (*string)(&r.Code), &r.Condition, &r.Reason, &r.Detail, &r.Checkpoint,
 	}
 	if a := r.Actor; a != nil {
 		list = append(list, (*string)(&a.User), &a.Provider, &a.Issuer, &a.Subject, &a.Name, &a.Email,
 			(*string)(&a.Login), (*string)(&a.Session), (*string)(&a.Device), (*string)(&a.Serial), &a.Remote)
 	}
+	if s := r.Subject; s != nil {
+		list = append(list, &s.ACR)
+	}
+	if a := r.Admin; a != nil {
+		list = append(list, &a.Via, &a.Role, &a.Method, &a.Path, &a.Object, &a.Comment)
+	}
 	if rec := r.Recovery; rec != nil {
 		list = append(list, &rec.Log)
 	}
 	if p := r.Process; p != nil {
-		list = append(list, &p.Log, &p.Gateway, &p.Version)
+		list = append(list, &p.Log, &p.Gateway, &p.Version, &p.Key)
+	}
+	for i := range r.Previous {
+		list = append(list, &r.Previous[i].Log, &r.Previous[i].Root, &r.Previous[i].Fault)
+	}
+	for i := range r.Removed {
+		list = append(list, &r.Removed[i].Log)
 	}
 	return list
+}
+
+// capList returns a copy of list in which no text is too long, and no more texts than max bytes hold.
+func capList(list []string, max int) []string {
+	var out []string
+	for _, s := range list {
+		s = capText(s)
+		if max -= len(s); max < 0 {
+			return append(out, "…")
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// capMap returns a copy of m with at most maxPosture entries, none of them too long and none with a secret in it.
+func capMap(m map[string]string) map[string]string {
+	if m == nil {
+		return nil
+	}
+	out := make(map[string]string, len(m))
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		if len(out) >= maxPosture {
+			out["…"] = ""
+			break
+		}
+		out[scrub(capText(k))] = scrub(capText(m[k]))
+	}
+	return out
 }
 
 func capText(s string) string {

@@ -15,7 +15,8 @@ import (
 	"github.com/culvert-vpn/culvert/auth"
 )
 
-// fill puts text into every string of v, whatever its type, and returns how many there are.
+// fill puts text into every string of v, whatever its type, one element into each list, and returns how many strings
+// there are outside of lists of strings and maps, which are capped as a whole.
 func fill(v reflect.Value, text string) int {
 	switch v.Kind() {
 	case reflect.String:
@@ -24,6 +25,13 @@ func fill(v reflect.Value, text string) int {
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		return fill(v.Elem(), text)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		if n := fill(v.Index(0), text); v.Type().Elem().Kind() == reflect.Struct {
+			return n
+		}
+	case reflect.Map:
+		v.Set(reflect.ValueOf(map[string]string{text: text}))
 	case reflect.Struct:
 		if v.Type() == reflect.TypeFor[time.Time]() {
 			return 0
@@ -56,7 +64,7 @@ func TestThreatLogInjection(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.ToValidUTF8(hostile, "\ufffd\ufffd")
-	if back.Service != want || back.Actor.Name != want || !strings.Contains(string(line), "😀 ü") {
+	if back.Service != want || back.Actor.Name != want || back.Admin.Comment != want || back.Subject.Groups[0] != want || back.Subject.Posture[want] != want || !strings.Contains(string(line), "😀 ü") {
 		t.Errorf("%q\nwant %q", back.Service, want)
 	}
 }

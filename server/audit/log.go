@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/culvert-vpn/culvert/internal/durable"
 )
 
@@ -23,6 +25,8 @@ var (
 	// ErrNoSpace refuses what opens something while the disk has less than Config.MinFree left, so that
 	// what is open can still be closed in the record.
 	ErrNoSpace = errors.New("too little space for the audit log")
+	// ErrBusy reports that too many records wait for the disk.
+	ErrBusy = errors.New("too many audit records wait for the disk")
 )
 
 // Config configures a log.
@@ -45,11 +49,43 @@ type Config struct {
 	// Default 1 min.
 	RepeatWindow time.Duration
 
+	// OnFailure says what happens while records cannot be written: with [Refuse], the default, Append fails, and its
+	// callers open nothing new. With [Continue] it does not, and records wait in memory for the disk; those that
+	// find no room there are lost, and counted.
+	OnFailure OnFailure
+	// Queue is how many records may wait for the disk. Beyond it Append fails with ErrBusy. Default 16,384.
+	Queue int
+
+	// Origin names the gateway in checkpoints, and its key. It must not change, since the key keeps its first name.
+	// Default: Gateway.
+	Origin string
+	// Signer signs checkpoints. Default: the key in Dir, made at the first start. PublicKey must come with it, as
+	// golang.org/x/mod/sumdb/note writes it.
+	Signer    note.Signer
+	PublicKey string
+	// CheckpointEvery and CheckpointRecords are after how long and how many records one is signed, if there are
+	// new records at all. Default 10 s and 1,000.
+	CheckpointEvery   time.Duration
+	CheckpointRecords int
+	// OnCheckpoint is told the newest checkpoint, after its records are on the disk; the last one by Close. It is called
+	// from a goroutine of its own, one call at a time; while it runs, older checkpoints give way to newer ones.
+	// Optional.
+	OnCheckpoint func(Checkpoint)
+
 	Now    func() time.Time // Optional.
 	Logger *slog.Logger     // Optional.
 
 	fs fileSystem // the seam for tests
 }
+
+// OnFailure says what happens while records cannot be written.
+type OnFailure string
+
+// What can be chosen.
+const (
+	Refuse   OnFailure = "refuse"
+	Continue OnFailure = "continue"
+)
 
 const (
 	defaultSegmentSize  = 64 << 20
