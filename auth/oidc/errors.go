@@ -123,7 +123,7 @@ func (e *ProviderError) refused() bool {
 // TokenError says why a token proves nothing. Its text is safe to show; it never contains the token.
 type TokenError struct {
 	// Code is a stable word for logs and audit: malformed, algorithm, signature, issuer, audience, azp, expired,
-	// not_yet, stale, nonce, subject, inactive, at_hash.
+	// not_yet, stale, nonce, subject, inactive, at_hash, auth_time, acr, events, jti.
 	Code string
 	// Text explains it, with what was expected and what came.
 	Text string

@@ -41,6 +41,8 @@ type AuthRequest struct {
 	MaxAge time.Duration
 	// StepUp asks for a fresh login as the provider's step_up settings say. It wins over MaxAge.
 	StepUp bool
+	// ACR are the classes of login of which a step-up needs one. Optional: they win over the settings.
+	ACR []string
 	// LoginHint is optional: whom to offer at the login page.
 	LoginHint string
 }
@@ -51,6 +53,9 @@ func (p *Provider) AuthCodeURL(r AuthRequest) string {
 	endpoint, params := p.authEndpoint()
 	maps.Copy(params, p.settings.ExtraAuthParams) // none of those that the flow sets: ClientSettings.Validate
 	if step := p.settings.StepUp; r.StepUp {
+		if len(r.ACR) > 0 {
+			step.ACRValues = strings.Join(r.ACR, " ")
+		}
 		step.apply(params)
 	} else if r.MaxAge > 0 && step.sendsMaxAge() && params["max_age"] == "" {
 		params["max_age"] = strconv.Itoa(int(r.MaxAge / time.Second))

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
@@ -27,8 +28,11 @@ type Presented struct {
 // Previous is what the gateway knows of the session that is renewed.
 type Previous struct {
 	Issuer, Subject string
-	// Nonce is the login's; empty after a device login.
+	// Nonce is the login's; empty after a device login. After a step-up it is both nonces with a space between,
+	// since the refresh token in use may be of either.
 	Nonce string
+	// AuthTime is when the person signed in; only a step-up looks at it.
+	AuthTime time.Time
 	// IssuedAt is that of the last token accepted for this session.
 	IssuedAt time.Time
 }
@@ -87,7 +91,7 @@ func (v *Verifier) checkRenewal(c *Claims, prev Previous) error {
 	switch {
 	case c.Subject != prev.Subject:
 		return refuseToken("subject", "the ID token is of another person: expected subject %q, got %q", prev.Subject, c.Subject)
-	case c.Nonce != "" && !equal(c.Nonce, prev.Nonce):
+	case c.Nonce != "" && !slices.ContainsFunc(strings.Fields(prev.Nonce), func(n string) bool { return equal(c.Nonce, n) }):
 		return refuseToken("nonce", "the ID token's nonce is not the one of this session's login")
 	case c.IssuedAt.Before(prev.IssuedAt.Truncate(time.Second)):
 		return refuseToken("stale", "the ID token is older than the last one: issued %s, last %s",
@@ -124,6 +128,9 @@ func (v *Verifier) verify(ctx context.Context, shown Presented, check func(*Clai
 	doc, err := parseDocument(payload)
 	if err != nil {
 		return nil, refuseToken("malformed", "the ID token's payload is not a JSON object")
+	}
+	if err := noLogout(shown.IDToken.Reveal(), doc); err != nil {
+		return nil, err
 	}
 	out := &Claims{Provider: v.config.Name, PayloadHash: sha256.Sum256(payload)}
 	if err := v.standard(doc, out); err != nil {
@@ -191,13 +198,10 @@ func (v *Verifier) standard(doc document, out *Claims) error {
 
 // checkAudience: the token is for us, and if it is for others too, then it was issued to us (azp).
 func (v *Verifier) checkAudience(doc document) error {
-	aud, ok := doc.list("aud")
-	if !ok || !slices.Contains(aud, v.config.ClientID) {
-		for i := range aud {
-			aud[i] = cleanText(aud[i], 100)
-		}
-		return refuseToken("audience", "invalid audience: expected %q, got %q", v.config.ClientID, aud[:min(len(aud), 10)])
+	if err := v.checkAddressee(doc); err != nil {
+		return err
 	}
+	aud, _ := doc.list("aud")
 	azp, present := doc["azp"]
 	switch {
 	case present && azp != v.config.ClientID:
@@ -206,6 +210,18 @@ func (v *Verifier) checkAudience(doc document) error {
 		return refuseToken("azp", "the ID token has %d audiences and does not say to which it was issued (azp)", len(aud))
 	}
 	return nil
+}
+
+// checkAddressee: we are one of those that the token is for.
+func (v *Verifier) checkAddressee(doc document) error {
+	aud, ok := doc.list("aud")
+	if ok && slices.Contains(aud, v.config.ClientID) {
+		return nil
+	}
+	for i := range aud {
+		aud[i] = cleanText(aud[i], 100)
+	}
+	return refuseToken("audience", "invalid audience: expected %q, got %q", v.config.ClientID, aud[:min(len(aud), 10)])
 }
 
 func (v *Verifier) checkTimes(doc document, out *Claims) error {
