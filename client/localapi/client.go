@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/internal/localsock"
 	"github.com/culvert-vpn/culvert/internal/neterr"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -57,12 +58,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	if _, err := os.Lstat(c.path); errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotRunning
 	}
-	short, done, err := shortPath(c.path)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", short)
+	conn, err := localsock.Dial(ctx, c.path)
 	if neterr.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotRunning // what a crash left behind
 	}

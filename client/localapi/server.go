@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/client/status"
-	"github.com/culvert-vpn/culvert/internal/durable"
+	"github.com/culvert-vpn/culvert/internal/localsock"
 	"github.com/culvert-vpn/culvert/tunnel/relay"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -32,8 +32,7 @@ type Config struct {
 // Server serves the local API on its socket. Make it with Listen.
 type Server struct {
 	cfg      Config
-	lock     *durable.FileLock
-	listener net.Listener
+	listener *localsock.Listener
 	http     *http.Server
 	ctx      context.Context // the root of everything that requests start
 	cancel   context.CancelCauseFunc
@@ -50,11 +49,14 @@ func Listen(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	lock, listener, err := listen(cfg.Path)
+	listener, err := localsock.Listen(cfg.Path, cfg.Logger)
+	if errors.Is(err, localsock.ErrInUse) {
+		return nil, fmt.Errorf("listen on %s: %w", cfg.Path, ErrRunning)
+	}
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, lock: lock, listener: &ownerListener{listener, cfg.Logger}}
+	s := &Server{cfg: cfg, listener: listener}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.http = &http.Server{
 		Handler:           s.handler(),
@@ -84,7 +86,7 @@ func (s *Server) Close() error {
 		_ = s.listener.Close() // where Serve was never called
 		s.requests.Wait()
 		// The lock last: whoever holds it has the socket to itself.
-		s.closed = errors.Join(s.closed, s.lock.Unlock())
+		s.closed = errors.Join(s.closed, s.listener.Unlock())
 	})
 	return s.closed
 }

@@ -43,6 +43,7 @@ var floors = map[string]int{
 	"client/status":                  1,
 	"client/socks5":                  1,
 	"internal/adminapi":              1,
+	"internal/localsock":             1,
 	"internal/localnet/localnettest": 1,
 	"server/policy":                  1,
 	"auth/enroll":                    2,

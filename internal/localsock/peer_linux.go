@@ -1,4 +1,4 @@
-package localapi
+package localsock
 
 import (
 	"fmt"
@@ -9,23 +9,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkPeer asks the kernel who connected (SO_PEERCRED, unix(7)).
-func checkPeer(conn *net.UnixConn) error {
+// peerOf asks the kernel who connected (SO_PEERCRED, unix(7)).
+func peerOf(conn *net.UnixConn) (Peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return err
+		return Peer{}, err
 	}
 	var cred *unix.Ucred
 	var credErr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); err != nil {
-		return err
+		return Peer{}, err
 	}
 	if credErr != nil {
-		return fmt.Errorf("peer credentials: %w", credErr)
+		return Peer{}, fmt.Errorf("peer credentials: %w", credErr)
 	}
-	return checkOwner(cred.Uid, uint32(os.Getuid()))
+	return Peer{UID: cred.Uid, Known: true}, nil
 }
 
 // shortPath returns a name for path that fits into a socket address: Linux takes
