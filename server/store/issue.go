@@ -26,13 +26,18 @@ type Issuance struct {
 	// Key is the hash of the key that the certificate is for.
 	Key  KeyHash
 	User User
-	// Groups and GroupsKnown are what locks on groups are held against.
+	// Groups and GroupsKnown are what locks on groups are held against. Those
+	// of User are what is remembered of the person.
 	Groups      []string
 	GroupsKnown bool
 	// Renewal says that Session.ID exists; otherwise Session becomes a new one,
 	// with Created set by the store.
 	Renewal bool
 	Session Session
+	// StepUp says that the renewal proves a fresh login, whose time
+	// Session.AuthTime is; it is refused when that is older than the session's.
+	// Session.Nonce and Session.ProviderSID replace the session's too.
+	StepUp bool
 	// Undated says that a renewal's token has no date of its own to compare
 	// with that of the last one. Optional.
 	Undated bool
@@ -138,8 +143,7 @@ func (t *tx) spend(ctx context.Context, in Issuance) error {
 
 // sessionFor begins a session, or takes the row of the one to renew.
 func (t *tx) sessionFor(ctx context.Context, in Issuance) (Session, error) {
-	if err := t.exec(ctx, upsertUser, in.User.ID, in.User.Issuer, in.User.Subject, in.User.Provider,
-		in.User.Name, in.User.Email, millis(t.now)); err != nil {
+	if err := t.putUser(ctx, in); err != nil {
 		return Session{}, err
 	}
 	if in.Renewal {
@@ -152,7 +156,14 @@ func (t *tx) sessionFor(ctx context.Context, in Issuance) (Session, error) {
 		return Session{}, ErrSessionEnded
 	}
 	return s, t.exec(ctx, insertSession, s.ID, s.User, s.Device, s.Provider, s.Login, s.Key, s.Nonce, s.Client,
-		millis(s.AuthTime), millis(s.Created), millis(s.Deadline), millis(s.TokenIssuedAt))
+		millis(s.AuthTime), millis(s.Created), millis(s.Deadline), millis(s.TokenIssuedAt), s.ProviderSID)
+}
+
+func (t *tx) putUser(ctx context.Context, in Issuance) error {
+	u := in.User
+	groups, amr := textList(u.Groups), textList(u.AMR)
+	return t.exec(ctx, upsertUser, u.ID, u.Issuer, u.Subject, u.Provider, u.Name, u.Email, millis(t.now),
+		groups, u.GroupsKnown, u.EmailTrusted, u.ACR, amr, in.Session.Login)
 }
 
 // renew checks the session again, now that its row is held: it may have been
@@ -166,15 +177,20 @@ func (t *tx) renew(ctx context.Context, in Issuance) (Session, error) {
 		return Session{}, ErrWrongKey
 	case !s.Live(t.now):
 		return Session{}, ErrSessionEnded
-	case in.Undated:
-		return s, nil
-	case in.TokenIssuedAt.Before(s.TokenIssuedAt):
+	case !in.Undated && in.TokenIssuedAt.Before(s.TokenIssuedAt):
 		// Whole seconds: of two tokens with the same one, neither is the older,
 		// and each is redeemed once.
 		return Session{}, ErrTokenOld
+	case in.StepUp && in.Session.AuthTime.Before(s.AuthTime):
+		return Session{}, ErrTokenOld
 	}
-	s.TokenIssuedAt = in.TokenIssuedAt
-	return s, t.exec(ctx, renewSession, s.ID, millis(s.TokenIssuedAt))
+	if !in.Undated {
+		s.TokenIssuedAt = in.TokenIssuedAt
+	}
+	if in.StepUp {
+		s.AuthTime, s.Nonce, s.ProviderSID = in.Session.AuthTime, in.Session.Nonce, in.Session.ProviderSID
+	}
+	return s, t.exec(ctx, renewSession, s.ID, millis(s.TokenIssuedAt), millis(s.AuthTime), s.Nonce, s.ProviderSID)
 }
 
 // repeat answers a token that was redeemed before.
@@ -215,7 +231,9 @@ func (t *tx) repeat(ctx context.Context, in Issuance) (Issued, error) {
 }
 
 // refuseLocked looks for a lock that covers the session. A lock compares with
-// the session's beginning, so that renewals do not step over it.
+// the session's beginning, so that renewals do not step over it; and at the
+// beginning with the date of the token, so that one from before a logout does
+// not begin a session after it.
 func (t *tx) refuseLocked(ctx context.Context, in Issuance, s Session) error {
 	locks, err := all(ctx, t, scanLock, selectLocks, millis(t.now))
 	if err != nil {
@@ -223,7 +241,10 @@ func (t *tx) refuseLocked(ctx context.Context, in Issuance, s Session) error {
 	}
 	subject := LockSubject{
 		User: s.User, Device: s.Device, Session: s.ID, Provider: s.Provider,
-		Groups: in.Groups, GroupsKnown: in.GroupsKnown, IssuedAt: s.Created,
+		Groups: in.Groups, GroupsKnown: in.GroupsKnown, ProviderSID: s.ProviderSID, IssuedAt: s.Created,
+	}
+	if !in.Renewal && !in.TokenIssuedAt.IsZero() && in.TokenIssuedAt.Before(s.Created) {
+		subject.IssuedAt = in.TokenIssuedAt
 	}
 	for _, l := range locks {
 		if l.Covers(subject, t.now) {
@@ -258,6 +279,11 @@ func (s *Store) RecordGatewayCertificate(ctx context.Context, c Certificate) err
 // Certificate gets one entry of the inventory, or ErrNotFound.
 func (s *Store) Certificate(ctx context.Context, serial auth.Serial) (Certificate, error) {
 	return one(ctx, s.read, scanCertificate, certificateBySerial, serial)
+}
+
+// CertificatesOfUser lists up to limit certificates of a person, newest first.
+func (s *Store) CertificatesOfUser(ctx context.Context, id auth.UserID, limit int) ([]Certificate, error) {
+	return all(ctx, s.read, scanCertificate, certificatesOfUser, id, limit)
 }
 
 // CertificatesOf lists the certificates of a session, oldest first.

@@ -15,30 +15,59 @@ import (
 // comes after it and is refused. ErrNotFound means that a certificate to lock is
 // not in the inventory.
 func (s *Store) AddLock(ctx context.Context, l Lock) (Lock, error) {
-	kinds := []LockKind{LockUser, LockDevice, LockSession, LockCertificate, LockGroup}
-	if l.ID == "" || l.Target == "" || !slices.Contains(kinds, l.Kind) {
-		return Lock{}, errors.New("a lock needs an id, a target and a known kind")
-	}
-	err := s.inTx(ctx, func(tx *tx) error {
-		if l.Kind == LockCertificate {
-			cert, err := one(ctx, tx, scanCertificate, certificateBySerial, l.Target)
-			if err != nil {
-				return err
-			}
-			l.Session = cert.Session
-		}
-		return tx.addLock(ctx, &l)
-	})
+	err := s.inTx(ctx, func(tx *tx) error { return tx.addLock(ctx, &l) })
 	return l, err
 }
 
-func (t *tx) addLock(ctx context.Context, l *Lock) error {
+// EnsureLock is AddLock for a caller who may have to say it again: while there
+// is a lock of that id, it is returned as it is, and added is false.
+func (s *Store) EnsureLock(ctx context.Context, l Lock) (stands Lock, added bool, err error) {
+	err = s.inTx(ctx, func(tx *tx) error {
+		stands, err = one(ctx, tx, scanLock, lockByID, l.ID)
+		if !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		stands, added = l, true
+		return tx.addLock(ctx, &stands)
+	})
+	return stands, added, err
+}
+
+// EndLocked ends the sessions that a lock on a user, device, session,
+// certificate or login covers, for good, and returns them: lifting the lock does
+// not bring them back. A lock on a group ends none.
+func (s *Store) EndLocked(ctx context.Context, l Lock, reason string) ([]auth.SessionID, error) {
+	var ended []auth.SessionID
+	err := s.inTx(ctx, func(tx *tx) (err error) {
+		ended, err = tx.endCovered(ctx, l, reason)
+		return err
+	})
+	return ended, err
+}
+
+func (t *tx) endCovered(ctx context.Context, l Lock, reason string) ([]auth.SessionID, error) {
 	session := string(l.Session)
 	if l.Kind == LockSession {
 		session = l.Target
 	}
-	if err := t.exec(ctx, markLocked, l.Kind, l.Target, session); err != nil {
-		return err
+	ended, err := all(ctx, t, scanSessionID, endCovered, l.Kind, l.Target, session, millis(l.IssuedBefore), millis(t.now), reason)
+	if err != nil || len(ended) == 0 {
+		return nil, err
+	}
+	return ended, t.changed(ctx)
+}
+
+func (t *tx) addLock(ctx context.Context, l *Lock) error {
+	kinds := []LockKind{LockUser, LockDevice, LockSession, LockCertificate, LockGroup, LockLogin}
+	if l.ID == "" || l.Target == "" || !slices.Contains(kinds, l.Kind) {
+		return errors.New("a lock needs an id, a target and a known kind")
+	}
+	if l.Kind == LockCertificate {
+		cert, err := one(ctx, t, scanCertificate, certificateBySerial, l.Target)
+		if err != nil {
+			return err
+		}
+		l.Session = cert.Session
 	}
 	l.Created = t.now
 	if err := t.exec(ctx, insertLock, l.ID, l.Kind, l.Target, l.Session, l.Message, l.Author,

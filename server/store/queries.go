@@ -11,25 +11,45 @@ const (
 	countChange = `INSERT INTO meta (name, value) VALUES ($1, '1')
 		ON CONFLICT (name) DO UPDATE SET value = CAST(CAST(meta.value AS BIGINT) + 1 AS TEXT)`
 
-	upsertUser = `INSERT INTO users (id, issuer, subject, provider, display_name, email, first_seen_at, last_seen_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
+	// upsertUser keeps what a provider leaves out of refreshed tokens.
+	upsertUser = `INSERT INTO users (id, issuer, subject, provider, display_name, email, first_seen_at, last_seen_at,
+			group_list, groups_known, email_trusted, acr, amr_list, last_login)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8, $9, $10, $11, $12, $13)
 		ON CONFLICT (id) DO UPDATE SET provider = excluded.provider, last_seen_at = excluded.last_seen_at,
 			display_name = CASE WHEN excluded.display_name = '' THEN users.display_name ELSE excluded.display_name END,
-			email = CASE WHEN excluded.email = '' THEN users.email ELSE excluded.email END`
-	selectUsers = `SELECT id, issuer, subject, provider, display_name, email, first_seen_at, last_seen_at FROM users`
-	usersPage   = selectUsers + ` WHERE id > $1 ORDER BY id LIMIT $2`
+			email = CASE WHEN excluded.email = '' THEN users.email ELSE excluded.email END,
+			email_trusted = CASE WHEN excluded.email = '' THEN users.email_trusted ELSE excluded.email_trusted END,
+			last_login = CASE WHEN excluded.last_login = '' THEN users.last_login ELSE excluded.last_login END,
+			group_list = excluded.group_list, groups_known = excluded.groups_known,
+			acr = excluded.acr, amr_list = excluded.amr_list`
+	selectUsers = `SELECT id, issuer, subject, provider, display_name, email, first_seen_at, last_seen_at,
+			group_list, groups_known, email_trusted, acr, amr_list, last_login
+		FROM users`
+	userByID     = selectUsers + ` WHERE id = $1`
+	usersPage    = selectUsers + ` WHERE id > $1 ORDER BY id LIMIT $2`
+	usersByEmail = selectUsers + ` WHERE lower(email) = lower($1) ORDER BY id LIMIT $2`
 
 	insertSession = `INSERT INTO sessions (id, user_id, device_id, provider, login_kind, key_hash, nonce, client,
-			auth_time, created_at, deadline, token_issued_at, ended_at, end_reason, lock_count)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, '', 0)`
+			auth_time, created_at, deadline, token_issued_at, provider_sid, ended_at, end_reason)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, '')`
 	selectSessions = `SELECT s.id, s.user_id, s.device_id, s.provider, s.login_kind, s.key_hash, s.nonce, s.client,
-			s.auth_time, s.created_at, s.deadline, s.token_issued_at, s.ended_at, s.end_reason, u.issuer, u.subject
+			s.auth_time, s.created_at, s.deadline, s.token_issued_at, s.ended_at, s.end_reason, s.provider_sid,
+			u.issuer, u.subject
 		FROM sessions s JOIN users u ON u.id = s.user_id`
-	sessionByID   = selectSessions + ` WHERE s.id = $1`
-	liveSessions  = selectSessions + ` WHERE s.ended_at = 0 AND s.deadline > $1 AND s.id > $2 ORDER BY s.id LIMIT $3`
-	endedSessions = `SELECT id FROM sessions WHERE ended_at <> 0 AND deadline > $1`
-	renewSession  = `UPDATE sessions SET token_issued_at = $2 WHERE id = $1`
-	endSession    = `UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at = 0`
+	sessionByID    = selectSessions + ` WHERE s.id = $1`
+	liveSessions   = selectSessions + ` WHERE s.ended_at = 0 AND s.deadline > $1 AND s.id > $2 ORDER BY s.id LIMIT $3`
+	endedSessions  = `SELECT id FROM sessions WHERE ended_at <> 0 AND deadline > $1`
+	sessionsOfUser = selectSessions + ` WHERE s.user_id = $1 ORDER BY s.created_at DESC, s.id LIMIT $2`
+	sessionsBySID  = selectSessions + ` WHERE s.provider = $1 AND s.provider_sid = $2 ORDER BY s.created_at, s.id`
+	renewSession   = `UPDATE sessions SET token_issued_at = $2, auth_time = $3, nonce = $4, provider_sid = $5 WHERE id = $1`
+	endSession     = `UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at = 0`
+	// endCovered ends what a lock covers; of a lock without a cut-off, $4 is 0.
+	endCovered = `UPDATE sessions SET ended_at = $5, end_reason = $6
+		WHERE ended_at = 0 AND deadline > $5 AND ($4 = 0 OR created_at <= $4) AND (
+			($1 = 'user' AND user_id = $2) OR ($1 = 'device' AND device_id = $2) OR
+			($1 IN ('session', 'certificate') AND id = $3) OR
+			($1 = 'login' AND provider_sid <> '' AND provider || '/' || provider_sid = $2))
+		RETURNING id`
 	endOldSession = `UPDATE sessions SET ended_at = $1, end_reason = 'expired' WHERE ended_at = 0 AND deadline <= $1`
 
 	insertCertificate = `INSERT INTO certificates (serial, kind, session_id, holder, fingerprint, issued_at,
@@ -37,7 +57,9 @@ const (
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 	selectCertificates = `SELECT serial, kind, coalesce(session_id, ''), holder, issued_at, not_before, not_after, chain
 		FROM certificates`
-	certificateBySerial   = selectCertificates + ` WHERE serial = $1`
+	certificateBySerial = selectCertificates + ` WHERE serial = $1`
+	certificatesOfUser  = selectCertificates + ` WHERE session_id IN (SELECT id FROM sessions WHERE user_id = $1)
+		ORDER BY issued_at DESC, serial LIMIT $2`
 	certificatesOfSession = selectCertificates + ` WHERE session_id = $1 ORDER BY issued_at, serial`
 
 	claimToken = `INSERT INTO redemptions (token, key_hash, session_id, serial, redeemed_at, expires_at)
@@ -69,18 +91,15 @@ const (
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 	selectLocks = `SELECT id, kind, target, session_id, message, created_by, created_at, issued_before, expires_at
 		FROM locks WHERE (expires_at = 0 OR expires_at > $1)`
-	allLocks   = selectLocks + ` ORDER BY created_at, id`
-	deleteLock = `DELETE FROM locks WHERE id = $1`
-	// markLocked takes the rows of the sessions that a lock covers, so that
-	// an issuance for one of them comes wholly before or wholly after it.
-	markLocked = `UPDATE sessions SET lock_count = lock_count + 1 WHERE ended_at = 0 AND
-		(($1 = 'user' AND user_id = $2) OR ($1 = 'device' AND device_id = $2) OR ($1 IN ('session', 'certificate')
-			AND id = $3) OR ($1 = 'group'))`
-
-	insertPolicy = `INSERT INTO policy_versions (number, digest, source, author, accepted_at, document)
-		VALUES ($1, $2, $3, $4, $5, $6)`
-	selectPolicies = `SELECT number, digest, source, author, accepted_at, document FROM policy_versions`
+	allLocks = selectLocks + ` ORDER BY created_at, id`
+	lockByID = `SELECT id, kind, target, session_id, message, created_by, created_at, issued_before, expires_at
+		FROM locks WHERE id = $1`
+	deleteLock   = `DELETE FROM locks WHERE id = $1`
+	insertPolicy = `INSERT INTO policy_versions (number, digest, source, author, accepted_at, document, comment)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`
+	selectPolicies = `SELECT number, digest, source, author, accepted_at, document, comment FROM policy_versions`
 	policyByDigest = selectPolicies + ` WHERE digest = $1 ORDER BY number DESC LIMIT 1`
+	policyByNumber = selectPolicies + ` WHERE number = $1`
 	policiesPage   = selectPolicies + ` WHERE number < $1 ORDER BY number DESC LIMIT $2`
 
 	// The clean-up. The order matters: what refers to a row goes before it.

@@ -31,10 +31,20 @@ type User struct {
 	Email     string
 	FirstSeen time.Time // set by the store
 	LastSeen  time.Time // set by the store
+
+	// What the provider said at the latest issuance. Groups mean nothing unless
+	// GroupsKnown.
+	EmailTrusted bool
+	Groups       []string
+	GroupsKnown  bool
+	ACR          string
+	AMR          []string
+	// LastLogin is the kind of the latest login; set by the store.
+	LastLogin auth.LoginKind
 }
 
 // A Session is what a login began. Nothing but TokenIssuedAt, Ended and
-// EndReason ever changes in it.
+// EndReason ever changes in it, and AuthTime by a step-up.
 type Session struct {
 	ID       auth.SessionID
 	User     auth.UserID
@@ -55,6 +65,9 @@ type Session struct {
 	// Ended is zero while the session lives.
 	Ended     time.Time
 	EndReason string
+	// ProviderSID is the provider's own name of its session (the sid claim), or
+	// empty.
+	ProviderSID string
 
 	// Issuer and Subject are the user's, joined in when a session is read.
 	Issuer  string
@@ -106,6 +119,7 @@ const (
 	LockSession     LockKind = "session"     // an auth.SessionID
 	LockCertificate LockKind = "certificate" // an auth.Serial; covers the renewals of its session
 	LockGroup       LockKind = "group"       // provider/group
+	LockLogin       LockKind = "login"       // provider/sid, a session at the provider that was logged out
 )
 
 // A Lock shuts somebody or something out.
@@ -140,6 +154,8 @@ type LockSubject struct {
 	Provider    string
 	Groups      []string
 	GroupsKnown bool
+	// ProviderSID is the session's; empty where nobody knows it.
+	ProviderSID string
 	// IssuedAt is when the session was created. Its newest certificate may have
 	// been issued between a cut-off and the lock that names it, so that the time
 	// of that would step over the lock.
@@ -166,6 +182,8 @@ func (l Lock) Covers(s LockSubject, now time.Time) bool {
 		return l.Target == string(s.Serial) || (l.Session != "" && l.Session == s.Session)
 	case LockGroup:
 		return s.inGroup(l.Target)
+	case LockLogin:
+		return s.ProviderSID != "" && l.Target == s.Provider+"/"+s.ProviderSID
 	default:
 		// A lock of a kind that only a newer gateway knows: shut, not open.
 		return true
@@ -206,6 +224,7 @@ type PolicyVersion struct {
 	Digest   string    // as server/policy gives it
 	Source   string    // file or managed
 	Author   string    // who changed it; empty in file mode
+	Comment  string    // the author's, or empty
 	Accepted time.Time // set by the store
 	Document []byte
 }

@@ -21,6 +21,20 @@ func (s *Store) LiveSessions(ctx context.Context, after auth.SessionID, limit in
 	return all(ctx, s.read, scanSession, liveSessions, millis(now), after, limit)
 }
 
+// SessionsOf lists up to limit sessions of a person, newest first, with those
+// that have ended.
+func (s *Store) SessionsOf(ctx context.Context, id auth.UserID, limit int) ([]Session, error) {
+	return all(ctx, s.read, scanSession, sessionsOfUser, id, limit)
+}
+
+// SessionsBySID lists the sessions that began with one session at the provider.
+func (s *Store) SessionsBySID(ctx context.Context, provider, sid string) ([]Session, error) {
+	if sid == "" {
+		return nil, nil
+	}
+	return all(ctx, s.read, scanSession, sessionsBySID, provider, sid)
+}
+
 // EndedSessions lists the sessions that were ended before their deadline, as long as that is to come: those of which somebody may
 // still hold a certificate that has not expired.
 func (s *Store) EndedSessions(ctx context.Context) ([]auth.SessionID, error) {
@@ -28,7 +42,7 @@ func (s *Store) EndedSessions(ctx context.Context) ([]auth.SessionID, error) {
 	if err != nil {
 		return nil, err
 	}
-	return all(ctx, s.read, func(scan scanFunc) (id auth.SessionID, err error) { return id, scan(&id) }, endedSessions, millis(now))
+	return all(ctx, s.read, scanSessionID, endedSessions, millis(now))
 }
 
 // EndSession ends a session for good, with the reason for the list of sessions.
@@ -47,21 +61,10 @@ func scanSession(scan scanFunc) (Session, error) {
 	var s Session
 	var authTime, created, deadline, tokenIssued, ended int64
 	err := scan(&s.ID, &s.User, &s.Device, &s.Provider, &s.Login, &s.Key, &s.Nonce, &s.Client,
-		&authTime, &created, &deadline, &tokenIssued, &ended, &s.EndReason, &s.Issuer, &s.Subject)
+		&authTime, &created, &deadline, &tokenIssued, &ended, &s.EndReason, &s.ProviderSID, &s.Issuer, &s.Subject)
 	s.AuthTime, s.Created, s.Deadline = fromMillis(authTime), fromMillis(created), fromMillis(deadline)
 	s.TokenIssuedAt, s.Ended = fromMillis(tokenIssued), fromMillis(ended)
 	return s, err
 }
 
-// Users lists up to limit people seen, by id, beginning behind the id after.
-func (s *Store) Users(ctx context.Context, after auth.UserID, limit int) ([]User, error) {
-	return all(ctx, s.read, scanUser, usersPage, after, limit)
-}
-
-func scanUser(scan scanFunc) (User, error) {
-	var u User
-	var first, last int64
-	err := scan(&u.ID, &u.Issuer, &u.Subject, &u.Provider, &u.Name, &u.Email, &first, &last)
-	u.FirstSeen, u.LastSeen = fromMillis(first), fromMillis(last)
-	return u, err
-}
+func scanSessionID(scan scanFunc) (id auth.SessionID, err error) { return id, scan(&id) }

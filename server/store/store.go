@@ -16,6 +16,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -63,6 +64,9 @@ type Options struct {
 	// Retention keeps ended sessions and expired certificates for so long
 	// after their end; 0 means 90 days.
 	Retention time.Duration
+	// AuditRetention keeps the rows of the audit index for so long; 0 means 90
+	// days. The files of the audit log have a retention of their own.
+	AuditRetention time.Duration
 	// Clock replaces the database's clock in tests. Optional.
 	Clock func() time.Time
 }
@@ -79,7 +83,9 @@ type Store struct {
 	dialect   dialect
 	log       *slog.Logger
 	retention time.Duration
-	clock     func() time.Time
+	// auditRetention is that of the audit index.
+	auditRetention time.Duration
+	clock          func() time.Time
 }
 
 // Open opens the database at location, and creates it when there is none:
@@ -95,9 +101,10 @@ func Open(ctx context.Context, location string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dialect: sqliteDialect, log: o.Logger, retention: o.Retention, clock: o.Clock}
-	if s.retention == 0 {
-		s.retention = defaultRetention
+	s := &Store{
+		dialect: sqliteDialect, log: o.Logger, clock: o.Clock,
+		retention:      cmp.Or(o.Retention, defaultRetention),
+		auditRetention: cmp.Or(o.AuditRetention, defaultRetention),
 	}
 	if err := s.openSQLite(ctx, path); err != nil {
 		return nil, fmt.Errorf("open the database %s: %w", path, err)

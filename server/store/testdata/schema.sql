@@ -1,3 +1,80 @@
+CREATE TABLE audit_actors (
+    id         INTEGER PRIMARY KEY,
+    digest     TEXT NOT NULL UNIQUE,
+    user_id    TEXT NOT NULL,
+    provider   TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    email      TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    device_id  TEXT NOT NULL,
+    serial     TEXT NOT NULL,
+    remote     TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE audit_checkpoints (
+    gateway TEXT NOT NULL,
+    log     TEXT NOT NULL,
+    size    INTEGER NOT NULL,
+    note    TEXT NOT NULL,
+    at      INTEGER NOT NULL,
+    PRIMARY KEY (gateway, log)
+) STRICT;
+
+CREATE TABLE audit_links (
+    link       TEXT PRIMARY KEY,
+    subject_id INTEGER NOT NULL REFERENCES audit_subjects (id),
+    at         INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE audit_logs (
+    id      INTEGER PRIMARY KEY,
+    gateway TEXT NOT NULL,
+    log     TEXT NOT NULL,
+    UNIQUE (gateway, log)
+) STRICT;
+
+CREATE TABLE audit_positions (
+    gateway    TEXT PRIMARY KEY,
+    position   TEXT NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE audit_rows (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    log_id      INTEGER NOT NULL REFERENCES audit_logs (id),
+    seq         INTEGER NOT NULL,
+    at          INTEGER NOT NULL,
+    event       TEXT NOT NULL,
+    reference   TEXT NOT NULL,
+    actor_id    INTEGER NOT NULL REFERENCES audit_actors (id),
+    subject_id  INTEGER REFERENCES audit_subjects (id),
+    service     TEXT NOT NULL,
+    kind        TEXT NOT NULL,
+    target      TEXT NOT NULL,
+    address     TEXT NOT NULL,
+    rule        TEXT NOT NULL,
+    policy      TEXT NOT NULL,
+    code        TEXT NOT NULL,
+    condition   TEXT NOT NULL,
+    reason      TEXT NOT NULL,
+    detail      TEXT NOT NULL,
+    stream      TEXT NOT NULL,
+    link        TEXT NOT NULL,
+    sent        INTEGER NOT NULL,
+    received    INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    repeated    INTEGER NOT NULL,
+    UNIQUE (log_id, seq)
+) STRICT;
+
+CREATE TABLE audit_subjects (
+    id         INTEGER PRIMARY KEY,
+    digest     TEXT NOT NULL UNIQUE,
+    facts      TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE certificates (
     serial      TEXT PRIMARY KEY,
     kind        TEXT NOT NULL,
@@ -33,6 +110,38 @@ CREATE TABLE device_grants (
     expires_at      INTEGER NOT NULL
 ) STRICT;
 
+CREATE TABLE gateways (
+    id            TEXT PRIMARY KEY,
+    address       TEXT NOT NULL,
+    version       TEXT NOT NULL,
+    policy_digest TEXT NOT NULL,
+    started_at    INTEGER NOT NULL,
+    sessions      INTEGER NOT NULL,
+    streams       INTEGER NOT NULL,
+    last_seen_at  INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE live (
+    gateway    TEXT NOT NULL,
+    id         INTEGER NOT NULL,
+    user_id    TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    email      TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    device_id  TEXT NOT NULL,
+    serial     TEXT NOT NULL,
+    remote     TEXT NOT NULL,
+    client     TEXT NOT NULL,
+    since_at   INTEGER NOT NULL,
+    not_after  INTEGER NOT NULL,
+    deadline   INTEGER NOT NULL,
+    streams    INTEGER NOT NULL,
+    bytes_in   INTEGER NOT NULL,
+    bytes_out  INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    PRIMARY KEY (gateway, id)
+) STRICT;
+
 CREATE TABLE locks (
     id            TEXT PRIMARY KEY,
     kind          TEXT NOT NULL,
@@ -43,6 +152,12 @@ CREATE TABLE locks (
     created_at    INTEGER NOT NULL,
     issued_before INTEGER NOT NULL,
     expires_at    INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE logouts (
+    token      TEXT PRIMARY KEY,
+    seen_at    INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE meta (
@@ -57,7 +172,7 @@ CREATE TABLE policy_versions (
     author      TEXT NOT NULL,
     accepted_at INTEGER NOT NULL,
     document    BLOB NOT NULL
-) STRICT;
+, comment TEXT NOT NULL DEFAULT '') STRICT;
 
 CREATE TABLE redemptions (
     token       TEXT PRIMARY KEY,
@@ -66,6 +181,23 @@ CREATE TABLE redemptions (
     serial      TEXT NOT NULL,
     redeemed_at INTEGER NOT NULL,
     expires_at  INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE requests (
+    id         TEXT PRIMARY KEY,
+    user_id    TEXT NOT NULL,
+    provider   TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    email      TEXT NOT NULL,
+    service    TEXT NOT NULL,
+    reason     TEXT NOT NULL,
+    lasts      INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    state      TEXT NOT NULL,
+    decided_by TEXT NOT NULL,
+    decided_at INTEGER NOT NULL,
+    note       TEXT NOT NULL,
+    until_at   INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE sessions (
@@ -83,8 +215,7 @@ CREATE TABLE sessions (
     token_issued_at INTEGER NOT NULL,
     ended_at        INTEGER NOT NULL,
     end_reason      TEXT NOT NULL,
-    lock_count      INTEGER NOT NULL
-) STRICT;
+    provider_sid TEXT NOT NULL DEFAULT '') STRICT;
 
 CREATE TABLE users (
     id            TEXT PRIMARY KEY,
@@ -94,9 +225,31 @@ CREATE TABLE users (
     display_name  TEXT NOT NULL,
     email         TEXT NOT NULL,
     first_seen_at INTEGER NOT NULL,
-    last_seen_at  INTEGER NOT NULL,
+    last_seen_at  INTEGER NOT NULL, group_list TEXT NOT NULL DEFAULT '[]', groups_known INTEGER NOT NULL DEFAULT 0, email_trusted INTEGER NOT NULL DEFAULT 0, acr TEXT NOT NULL DEFAULT '', amr_list TEXT NOT NULL DEFAULT '[]', last_login TEXT NOT NULL DEFAULT '',
     UNIQUE (issuer, subject)
 ) STRICT;
+
+CREATE INDEX audit_actors_device ON audit_actors (device_id);
+
+CREATE INDEX audit_actors_session ON audit_actors (session_id);
+
+CREATE INDEX audit_actors_user ON audit_actors (user_id);
+
+CREATE INDEX audit_links_at ON audit_links (at);
+
+CREATE INDEX audit_links_subject ON audit_links (subject_id);
+
+CREATE INDEX audit_rows_actor ON audit_rows (actor_id, at);
+
+CREATE INDEX audit_rows_at ON audit_rows (at, id);
+
+CREATE INDEX audit_rows_event ON audit_rows (event, at, id);
+
+CREATE INDEX audit_rows_reference ON audit_rows (reference) WHERE reference <> '';
+
+CREATE INDEX audit_rows_service ON audit_rows (service, at, id);
+
+CREATE INDEX audit_rows_subject ON audit_rows (subject_id);
 
 CREATE INDEX certificates_not_after ON certificates (not_after);
 
@@ -108,13 +261,23 @@ CREATE INDEX device_grants_expires ON device_grants (expires_at);
 
 CREATE INDEX locks_target ON locks (kind, target);
 
+CREATE INDEX logouts_expires ON logouts (expires_at);
+
 CREATE INDEX policy_versions_digest ON policy_versions (digest);
 
 CREATE INDEX redemptions_expires ON redemptions (expires_at);
+
+CREATE INDEX requests_state ON requests (state, created_at);
+
+CREATE INDEX requests_user ON requests (user_id, state);
 
 CREATE INDEX sessions_deadline ON sessions (deadline);
 
 CREATE INDEX sessions_device ON sessions (device_id);
 
+CREATE INDEX sessions_provider_sid ON sessions (provider, provider_sid);
+
 CREATE INDEX sessions_user ON sessions (user_id);
+
+CREATE INDEX users_email ON users (lower(email));
 
