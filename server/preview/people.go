@@ -2,9 +2,9 @@ package preview
 
 import (
 	"encoding/json"
-	"time"
 
 	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/policy"
 )
 
@@ -49,20 +49,9 @@ func (p *people) of(s *Stream) (*policy.Subject, bool) {
 	return sub, sub != nil
 }
 
-// facts is what audit.SubjectFacts writes.
-type facts struct {
-	Groups       []string          `json:"groups"`
-	GroupsKnown  bool              `json:"groups_known"`
-	EmailTrusted bool              `json:"email_trusted"`
-	ACR          string            `json:"acr"`
-	AMR          []string          `json:"amr"`
-	AuthTime     time.Time         `json:"auth_time"`
-	Posture      map[string]string `json:"posture"`
-}
-
 // subjectOf returns nil where nothing was recorded of the person.
 func subjectOf(s *Stream) *policy.Subject {
-	var f facts
+	var f audit.SubjectFacts
 	if s.Subject == "" || json.Unmarshal([]byte(s.Subject), &f) != nil {
 		return nil
 	}
