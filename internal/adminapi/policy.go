@@ -132,23 +132,35 @@ type GrantChange struct {
 	New     string `json:"new,omitempty"`
 }
 
-// Preview is what recorded streams would be answered.
+// Preview is what recorded streams would be answered. Streams is the sum of the counts behind it.
 type Preview struct {
 	Since       time.Time       `json:"since"`
-	Total       int64           `json:"total" doc:"Streams decided again."`
-	Undecidable int64           `json:"undecidable" doc:"Streams of which too little was recorded."`
-	Changed     int64           `json:"changed" doc:"Streams whose answer differs, those that are not listed included."`
+	Streams     int64           `json:"streams" doc:"In the record since then."`
+	Unchanged   int64           `json:"unchanged" doc:"Their answer stays."`
+	Drifted     int64           `json:"drifted" doc:"Both policies agree, and the record says otherwise: not the new policy's doing."`
+	Undecidable int64           `json:"undecidable" doc:"Too little was recorded of them."`
+	NotByPolicy int64           `json:"not_by_policy" doc:"Nothing that a policy decides."`
+	Changed     int64           `json:"changed" doc:"Their answer differs, those that are not listed included."`
+	Transitions []Transition    `json:"transitions" doc:"All that change, by what becomes what."`
 	Changes     []PreviewChange `json:"changes" doc:"The most frequent first."`
-	Truncated   bool            `json:"truncated,omitempty" doc:"There are more kinds of changes than are listed."`
+	Omitted     int64           `json:"omitted,omitempty" doc:"Streams whose change is one too many to list."`
 }
 
-// PreviewChange is a group of recorded streams whose answer changes in the same way.
+// Transition counts the streams that one answer becomes another for.
+type Transition struct {
+	Was     string `json:"was" enum:"allowed,failed,step_up_required,denied"`
+	Becomes string `json:"becomes" enum:"allowed,failed,step_up_required,denied"`
+	Count   int64  `json:"count"`
+}
+
+// PreviewChange is what happens to one person's streams to one service.
 type PreviewChange struct {
 	User    Person    `json:"user"`
-	Service string    `json:"service"`
-	Was     string    `json:"was" doc:"The answer under the policy of then or in force: allowed, or a refusal's code."`
-	Becomes string    `json:"becomes"`
+	Service string    `json:"service" doc:"Or the target, where it is no service."`
+	Was     string    `json:"was" enum:"allowed,failed,step_up_required,denied"`
+	Becomes string    `json:"becomes" enum:"allowed,failed,step_up_required,denied"`
 	Rule    string    `json:"rule,omitempty" doc:"Of the new policy, that decides."`
+	Reason  string    `json:"reason,omitempty" doc:"Of the latest one."`
 	Count   int64     `json:"count"`
 	First   time.Time `json:"first"`
 	Last    time.Time `json:"last"`
@@ -229,7 +241,8 @@ type Criterion struct {
 type Access struct {
 	User     Person   `json:"user"`
 	Service  string   `json:"service"`
-	Decision Decision `json:"decision"`
+	Grant    string   `json:"grant,omitempty" doc:"What the rules give, in words: always, or under which conditions; absent where they give nothing."`
+	Decision Decision `json:"decision" doc:"For a stream that opens at that moment."`
 }
 
 // WhoQuery asks who reaches a service.
