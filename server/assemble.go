@@ -19,6 +19,7 @@ import (
 	"github.com/culvert-vpn/culvert/server/dialer"
 	"github.com/culvert-vpn/culvert/server/enroll"
 	"github.com/culvert-vpn/culvert/server/gateway"
+	"github.com/culvert-vpn/culvert/server/policy"
 	"github.com/culvert-vpn/culvert/server/session"
 	"github.com/culvert-vpn/culvert/tunnel"
 )
@@ -58,9 +59,14 @@ func (s *Server) assemble(ctx context.Context) error {
 }
 
 func (s *Server) assembleGateway(ctx context.Context) (err error) {
-	s.standing = &standing{store: s.store, registry: s.registry, log: s.log, now: s.now, issuers: make(map[string]string)}
+	s.standing = &standing{store: s.store, registry: s.registry, log: s.log, now: s.now, hold: s.cfg.DatabaseHold,
+		issuers: make(map[string]string), kicked: make(chan struct{}, 1)}
 	for _, p := range s.cfg.Providers {
 		s.standing.issuers[p.Name] = p.Issuer
+	}
+	s.standing.follow = []follower{{what: "approved requests", follow: s.followGrants}}
+	if s.rules.source == sourceManaged {
+		s.standing.follow = append(s.standing.follow, follower{what: "policy", follow: s.rules.followManaged})
 	}
 	if err := s.standing.refresh(ctx); err != nil {
 		return fmt.Errorf("read the locks: %w", err)
@@ -70,10 +76,31 @@ func (s *Server) assembleGateway(ctx context.Context) (err error) {
 	s.gateway, err = gateway.New(gateway.Config{
 		ID: s.authority.GatewayID(), TrustDomain: s.authority.TrustDomain(),
 		Policy: s.rules.set, Dialer: s.dialer, Registry: s.registry, Audit: s.audit, Admit: s.standing.admit,
-		Roots: s.authority.Pool, RootsDER: s.authority.RootsDER, Current: s.standing.current,
+		Roots: s.authority.Pool, RootsDER: s.authority.RootsDER, Current: s.standing.current, Stale: s.standing.stale,
 		Stalls: tunnel.NewStallLimit(0), Metrics: figures, Logger: s.log.With("component", "gateway"), Now: s.now,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	s.presence = s.newPresence()
+	return s.followGrants(ctx)
+}
+
+// followGrants takes the approved requests over from the database, and has streams
+// decided again that lived by one that is gone.
+func (s *Server) followGrants(ctx context.Context) error {
+	active, err := s.store.ActiveGrants(ctx)
+	if err != nil {
+		return fmt.Errorf("read the approved requests: %w", err)
+	}
+	grants := make([]policy.Grant, 0, len(active))
+	for _, r := range active {
+		grants = append(grants, policy.Grant{ID: r.ID, User: r.User, Service: r.Service, Until: r.Until})
+	}
+	if s.rules.opts.Grants.Replace(grants) {
+		s.gateway.PolicyChanged()
+	}
+	return nil
 }
 
 func (s *Server) assembleFront(enrolment http.Handler) error {

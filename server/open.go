@@ -77,11 +77,11 @@ func (s *Server) openAudit(context.Context) (err error) {
 func (s *Server) openRules(ctx context.Context) error {
 	s.policyWatch = newFileWatch(s.log, s.cfg.Policy.File)
 	s.rules = &rules{
-		file: s.cfg.Policy.File, log: s.log, store: s.store, metrics: s.metrics,
+		source: s.cfg.Policy.Source, file: s.cfg.Policy.File, log: s.log, store: s.store, metrics: s.metrics,
 		opts:     s.cfg.PolicyOptions(),
 		accepted: s.policyAccepted, refused: s.policyRefused,
 	}
-	s.rules.opts.Resolved = policy.NewResolved()
+	s.rules.opts.Resolved, s.rules.opts.Grants = policy.NewResolved(), policy.NewGrants()
 	return s.rules.start(ctx)
 }
 

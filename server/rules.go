@@ -12,60 +12,94 @@ import (
 	"github.com/culvert-vpn/culvert/server/store"
 )
 
-// rules is the policy in force and the file that it comes from. Readers take
-// the set without waiting; loads go one at a time.
+// The sources of the policy.
+const (
+	sourceFile    = "file"
+	sourceManaged = "managed"
+)
+
+// rules is the policy in force and where it comes from: a file, of which the
+// database keeps the versions, or the database, where administrators put it.
+// Readers take the set without waiting; loads go one at a time.
 type rules struct {
+	source  string
 	file    string
 	opts    policy.Options
 	log     *slog.Logger
 	store   *store.Store
 	metrics *metrics
-	// accepted and refused are told what became of the file; not nil. accepted
+	// accepted and refused are told what became of a policy; not nil. accepted
 	// is called after the set is in force.
 	accepted func(ctx context.Context, set *policy.Set, why string)
-	refused  func(ctx context.Context, file string, err error)
+	refused  func(ctx context.Context, name string, err error)
 
-	current atomic.Pointer[policy.Set]
-	alarm   atomic.Bool // the file is not what is in force
+	current atomic.Pointer[inForce]
+	alarm   atomic.Bool // the file, or the newest version, is not what is in force
 
 	mu sync.Mutex // one load at a time
 }
 
-func (r *rules) set() *policy.Set { return r.current.Load() }
+// inForce is a policy and its record; of one that could not be recorded, the
+// number is 0.
+type inForce struct {
+	set     *policy.Set
+	version store.PolicyVersion
+}
 
-// start loads the file. A policy that does not compile refuses the start. One
-// whose tests fail does, too, unless it was accepted before: then the gateway
-// must not stay down because the calendar moved, but an alarm sounds.
+func (r *rules) set() *policy.Set {
+	if now := r.current.Load(); now != nil {
+		return now.set
+	}
+	return nil
+}
+
+// start loads the policy. One that does not compile refuses the start. One whose
+// tests fail does, too, unless it was accepted before: then the gateway must not
+// stay down because the calendar moved, but an alarm sounds.
 func (r *rules) start(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.source == sourceManaged {
+		return r.startManaged(ctx)
+	}
 	set, data, err := r.load()
 	var failed *policy.TestError
-	if errors.As(err, &failed) && r.acceptedBefore(ctx, set) {
-		r.current.Store(set)
-		r.sound(ctx, fmt.Errorf("it was accepted before and is in force, but its tests fail now: %w", err))
-		return nil
+	if errors.As(err, &failed) {
+		if known, ok := r.acceptedBefore(ctx, set); ok {
+			r.current.Store(&inForce{set, known})
+			r.sound(ctx, r.file, acceptedFails(err))
+			return nil
+		}
 	}
 	if err != nil {
 		r.refused(ctx, r.file, err)
 		return fmt.Errorf("load the policy: %w", err)
 	}
-	if err := r.record(ctx, set, data); err != nil {
+	version, err := r.record(ctx, set, data)
+	if err != nil {
 		return fmt.Errorf("record the policy: %w", err)
 	}
-	r.use(ctx, set, "start")
+	r.use(ctx, inForce{set, version}, "start")
 	return nil
 }
 
+func acceptedFails(err error) error {
+	return fmt.Errorf("it was accepted before and is in force, but its tests fail now: %w", err)
+}
+
 // reload takes the file's content into force when it loads and its tests hold;
-// otherwise what is in force stays, and the error says why.
+// otherwise what is in force stays, and the error says why. Where the policy is
+// managed, the file does not count and the database is followed.
 func (r *rules) reload(ctx context.Context, why string) error {
+	if r.source == sourceManaged {
+		return r.followManaged(ctx)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	set, data, err := r.load()
 	r.metrics.reloaded("policy", err)
 	if err != nil {
-		r.sound(ctx, err)
+		r.sound(ctx, r.file, err)
 		return fmt.Errorf("reload the policy: %w", err)
 	}
 	if now := r.set(); now != nil && now.Version() == set.Version() && !r.alarm.Load() {
@@ -73,10 +107,11 @@ func (r *rules) reload(ctx context.Context, why string) error {
 	}
 	// The file is the source: a database that is away must not keep a rule in
 	// force that its owner has taken back.
-	if err := r.record(ctx, set, data); err != nil {
+	version, err := r.record(ctx, set, data)
+	if err != nil {
 		r.log.Error("the policy comes into force but could not be recorded as accepted", "file", r.file, "error", err)
 	}
-	r.use(ctx, set, why)
+	r.use(ctx, inForce{set, version}, why)
 	return nil
 }
 
@@ -89,36 +124,41 @@ func (r *rules) load() (*policy.Set, []byte, error) {
 	return set, data, err
 }
 
-func (r *rules) acceptedBefore(ctx context.Context, set *policy.Set) bool {
-	_, err := r.store.Policy(ctx, set.Version())
-	return err == nil
+func (r *rules) acceptedBefore(ctx context.Context, set *policy.Set) (store.PolicyVersion, bool) {
+	known, err := r.store.Policy(ctx, set.Version())
+	return known, err == nil
 }
 
-func (r *rules) record(ctx context.Context, set *policy.Set, data []byte) error {
-	_, err := r.store.AcceptPolicy(ctx, store.PolicyVersion{Digest: set.Version(), Source: "file", Document: data})
-	return err
+func (r *rules) record(ctx context.Context, set *policy.Set, data []byte) (store.PolicyVersion, error) {
+	version := store.PolicyVersion{Digest: set.Version(), Source: sourceFile, Document: data}
+	recorded, err := r.store.AcceptPolicy(ctx, version)
+	if err != nil {
+		return version, err
+	}
+	return recorded, nil
 }
 
-func (r *rules) use(ctx context.Context, set *policy.Set, why string) {
-	r.current.Store(set)
+func (r *rules) use(ctx context.Context, next inForce, why string) {
+	r.current.Store(&next)
 	r.alarm.Store(false)
 	r.metrics.alarm.WithLabelValues("policy").Set(0)
-	doc := set.Document()
+	doc := next.set.Document()
 	for _, warning := range doc.Warnings {
 		r.log.Warn("policy", "warning", warning)
 	}
-	r.log.Info("policy is in force", "file", r.file, "version", set.Version(), "services", len(doc.Services), "rules", len(doc.Rules), "tests", len(doc.Tests))
-	r.accepted(ctx, set, why)
+	r.log.Info("policy loaded", "from", doc.File, "number", next.version.Number, "version", next.set.Version(),
+		"services", len(doc.Services), "rules", len(doc.Rules), "tests", len(doc.Tests))
+	r.accepted(ctx, next.set, why)
 }
 
 // sound raises the alarm: log, metric, audit.
-func (r *rules) sound(ctx context.Context, err error) {
+func (r *rules) sound(ctx context.Context, name string, err error) {
 	r.alarm.Store(true)
 	r.metrics.alarm.WithLabelValues("policy").Set(1)
-	inForce := ""
+	version := ""
 	if set := r.set(); set != nil {
-		inForce = set.Version()
+		version = set.Version()
 	}
-	r.log.Error("the policy file is not in force; what was accepted before stays", "file", r.file, "in_force", inForce, "error", err)
-	r.refused(ctx, r.file, err)
+	r.log.Error("a policy is not in force as it should be; what was accepted before stays", "policy", name, "in_force", version, "error", err)
+	r.refused(ctx, name, err)
 }

@@ -73,6 +73,8 @@ func (s *Server) startServing(life context.Context, background *sync.WaitGroup, 
 		"policy":      func() { s.policyWatch.run(life, func() { _ = s.reloadPolicy(life, "the file changed") }) },
 		"sessions":    func() { s.gateway.Run(life) },
 		"locks":       func() { s.standing.run(life) },
+		"changes":     func() { s.watchChanges(life) },
+		"presence":    func() { s.presence.run(life) },
 		"clean-up":    func() { s.cleanUp(life) },
 		"leaf":        func() { s.keepLeaf(life) },
 		"names": func() {
@@ -114,6 +116,14 @@ func (s *Server) redecideLearned(ctx context.Context) {
 		if !sleep(ctx, time.Second) {
 			return
 		}
+	}
+}
+
+// watchChanges has the database's notices of a change looked into at once. Without
+// them, asking it every now and then finds the same a little later.
+func (s *Server) watchChanges(ctx context.Context) {
+	if err := s.store.Watch(ctx, s.standing.kick); err != nil && ctx.Err() == nil {
+		s.log.Warn("no notices of changes from the database; they are found by asking", "error", err)
 	}
 }
 

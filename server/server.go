@@ -65,6 +65,7 @@ type Server struct {
 	learned   chan struct{} // open streams have to be decided again by what names resolve to
 	gateway   *gateway.Gateway
 	standing  *standing
+	presence  *presence
 	providers []*provider
 	cert      webCertificate
 	health    *health

@@ -19,9 +19,9 @@ const (
 	// standingPoll is how often the database is asked whether locks or ended
 	// sessions have changed; a lock bites within 1 s of being made.
 	standingPoll = 250 * time.Millisecond
-	// standingHold is how long the last view counts while the database is
-	// away.
-	standingHold = 5 * time.Minute
+	// standingFresh is how old the view may be before rules marked strict deny:
+	// more than a few polls that got no answer.
+	standingFresh = 2 * time.Second
 )
 
 // standing says whether somebody may have a session: whether the database
@@ -34,10 +34,22 @@ type standing struct {
 	log      *slog.Logger
 	now      func() time.Time
 	issuers  map[string]string // of the providers, by name
+	hold     time.Duration     // how long the last view counts while the database is away
+	follow   []follower
+	kicked   chan struct{} // look now: something changed; has room for one
 	warned   throttle
 
-	mu   sync.Mutex
-	view view
+	mu    sync.Mutex
+	view  view
+	began map[auth.SessionID]time.Time // when sessions that were admitted here began, by the database
+}
+
+// A follower brings something else up to date with the database after a change.
+type follower struct {
+	what   string
+	follow func(context.Context) error
+	done   bool  // it followed
+	at     int64 // the change that it followed
 }
 
 // A view is what the database said last.
@@ -66,6 +78,7 @@ func (v *standing) admit(ctx context.Context, peer mtls.Peer) (deadline time.Tim
 	case !known.Ended.IsZero():
 		return time.Time{}, errEnded()
 	}
+	v.note(known.ID, known.Created)
 	locks, err := v.store.Locks(ctx)
 	if err != nil {
 		return time.Time{}, v.admitFromView(peer, err)
@@ -94,11 +107,18 @@ func (v *standing) current() error {
 	return err
 }
 
+// stale reports whether the view is older than a few polls.
+func (v *standing) stale() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.view.read.IsZero() || v.now().Sub(v.view.read) > standingFresh
+}
+
 // lastView is what holds while the database is away.
 func (v *standing) lastView() (view, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.view.read.IsZero() || v.now().Sub(v.view.read) > standingHold {
+	if v.view.read.IsZero() || v.now().Sub(v.view.read) > v.hold {
 		return view{}, errStale
 	}
 	return v.view, nil
@@ -133,14 +153,43 @@ func subjectOf(id auth.Identity, serial auth.Serial, began time.Time) store.Lock
 	}
 }
 
-// run follows the database until ctx ends.
+// kick has the database looked at now and not at the next poll.
+func (v *standing) kick() { signal(v.kicked) }
+
+// run follows the database until ctx ends: at once when it says that something
+// changed, and by asking it again and again, because a notice can be lost.
 func (v *standing) run(ctx context.Context) {
 	for {
 		if err := v.refresh(ctx); err != nil && ctx.Err() == nil && v.warned.ok() {
-			v.log.Error("the database does not answer; locks are as they were last seen", "held_for", standingHold, "error", err)
+			v.log.Error("the database does not answer; locks are as they were last seen", "held_for", v.hold, "error", err)
 		}
-		if !sleep(ctx, standingPoll) {
+		v.lead(ctx)
+		timer := time.NewTimer(standingPoll)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
 			return
+		case <-v.kicked:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// lead has the followers follow, and those that failed before try again.
+func (v *standing) lead(ctx context.Context) {
+	v.mu.Lock()
+	at := v.view.changes
+	v.mu.Unlock()
+	for i := range v.follow {
+		f := &v.follow[i]
+		if f.done && f.at == at {
+			continue
+		}
+		err := f.follow(ctx)
+		f.done, f.at = err == nil, at
+		if err != nil && ctx.Err() == nil && v.warned.ok() {
+			v.log.Error("cannot follow a change in the database; trying again", "what", f.what, "error", err)
 		}
 	}
 }
@@ -188,37 +237,68 @@ func (v *standing) unchanged(changes int64) bool {
 
 // cut ends the live sessions that are locked out or have ended.
 func (v *standing) cut(ctx context.Context, seen view) error {
-	for _, live := range v.registry.List() {
-		why, err := v.fate(ctx, seen, live)
-		if err != nil {
-			return err
+	if err := v.learnBeginnings(ctx); err != nil {
+		return err
+	}
+	now := v.now()
+	v.registry.CutWhere(func(id *auth.Identity, serials []auth.Serial) *wire.Termination {
+		began, known := v.beginning(id.Session)
+		if !known {
+			return nil // it came meanwhile, and was held against the locks of that moment
+		}
+		why := errEnded()
+		if !seen.ended[id.Session] {
+			why = lockedOut(seen.locks, subjectOf(*id, serials[len(serials)-1], began), now)
 		}
 		var end *wire.Termination
 		if errors.As(why, &end) {
-			id := live.Identity.Session
-			n := v.registry.Cut(session.Filter{Session: id}, *end)
-			v.log.Info("session cut", "session", id, "user", live.User, "code", end.Code, "reason", end.Reason, "connections", n)
+			v.log.Info("session cut", "session", id.Session, "user", id.UserID(), "code", end.Code, "reason", end.Reason)
 		}
-	}
+		return end
+	})
 	return nil
 }
 
-// fate is why a live session must end, or nil. err means that the database has to be asked and does not answer.
-func (v *standing) fate(ctx context.Context, seen view, live session.Info) (why, err error) {
-	id := live.Identity
-	if seen.ended[id.Session] {
-		return errEnded(), nil
+// learnBeginnings has the beginning of every live session at hand, which locks with a cut-off are held against, and forgets
+// those of others. It asks the database only about sessions that were admitted while it was away.
+func (v *standing) learnBeginnings(ctx context.Context) error {
+	live, ask := make(map[auth.SessionID]time.Time), make(map[auth.SessionID]bool)
+	v.registry.CutWhere(func(id *auth.Identity, _ []auth.Serial) *wire.Termination {
+		began, known := v.beginning(id.Session)
+		live[id.Session] = began
+		if !known {
+			ask[id.Session] = true
+		}
+		return nil
+	})
+	for id := range ask {
+		switch known, err := v.store.Session(ctx, id); {
+		case err == nil:
+			live[id] = known.Created
+		case !errors.Is(err, store.ErrNotFound): // one that is not there keeps the zero time: every cut-off covers it
+			return err
+		}
 	}
-	// Whom a lock might cover at the most; the database knows when the session began.
-	if lockedOut(seen.locks, subjectOf(id, live.Serial, id.AuthTime), v.now()) == nil {
-		return nil, nil
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.began = live
+	return nil
+}
+
+// beginning is when a session began, and whether that was asked.
+func (v *standing) beginning(id auth.SessionID) (began time.Time, known bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	began, known = v.began[id]
+	return began, known
+}
+
+// note remembers when a session began.
+func (v *standing) note(id auth.SessionID, began time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.began == nil {
+		v.began = make(map[auth.SessionID]time.Time)
 	}
-	began := id.AuthTime
-	switch known, err := v.store.Session(ctx, id.Session); {
-	case err == nil:
-		began = known.Created
-	case !errors.Is(err, store.ErrNotFound):
-		return nil, err
-	}
-	return lockedOut(seen.locks, subjectOf(id, live.Serial, began), v.now()), nil
+	v.began[id] = began
 }

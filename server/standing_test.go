@@ -92,7 +92,7 @@ func TestFaultDatabaseAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	v := &standing{store: db, registry: session.New(session.Config{}), log: testenv.Logger(t), now: func() time.Time { return now }}
+	v := &standing{store: db, hold: 5 * time.Minute, registry: session.New(session.Config{}), log: testenv.Logger(t), now: func() time.Time { return now }}
 	locked, free := peer("ada"), peer("bob")
 	if _, err := db.AddLock(t.Context(), store.Lock{ID: "l", Kind: store.LockUser, Target: string(locked.Identity.UserID())}); err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestFaultDatabaseAway(t *testing.T) {
 	if err := v.current(); err != nil {
 		t.Errorf("new streams within the hold: %v", err)
 	}
-	now = now.Add(standingHold + time.Second)
+	now = now.Add(v.hold + time.Second)
 	if err := v.current(); err == nil {
 		t.Error("new streams are opened after the hold")
 	}
@@ -203,7 +203,7 @@ func newStanding(t *testing.T) (*store.Store, *standing) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	return db, &standing{store: db, registry: session.New(session.Config{}), log: testenv.Logger(t), now: time.Now}
+	return db, &standing{store: db, hold: 5 * time.Minute, registry: session.New(session.Config{}), log: testenv.Logger(t), now: time.Now}
 }
 
 // begin records the peer's session and returns when it began.

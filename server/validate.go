@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth/oidc"
+	"github.com/culvert-vpn/culvert/server/policy"
 )
 
 // A Fault is one setting that cannot be used.
@@ -193,6 +194,9 @@ func (f *faults) admin(a *AdminConfig) {
 		}
 		if len(r.Groups)+len(r.Users) == 0 {
 			f.add(key, "nobody has this role: name groups or users")
+		}
+		if _, err := policy.ParsePeople(r.Groups, r.Users, f.cfg.providerNames()); err != nil {
+			f.add(key, "%v", err)
 		}
 		for _, u := range r.Users {
 			if u == "*" || strings.HasSuffix(u, ":*") {

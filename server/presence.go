@@ -1,0 +1,173 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/internal/buildinfo"
+	"github.com/culvert-vpn/culvert/server/session"
+	"github.com/culvert-vpn/culvert/server/store"
+)
+
+const (
+	// presenceEvery is how often a gateway tells the others what it has.
+	presenceEvery = 2 * time.Second
+	// presenceFull is how often it tells the counts of connections that are open
+	// still.
+	presenceFull = 15 * time.Second
+	// differHold is how long the gateways' policies may differ before an alarm
+	// sounds: a repository's change does not reach all of them at once.
+	differHold = 5 * time.Minute
+	// goneAfter is how long a gateway may be silent before it counts as gone, as
+	// in server/store.
+	goneAfter = 30 * time.Second
+)
+
+// presence tells the other gateways, through the database, that this one lives
+// and who is connected to it, and looks whether they decide by the same policy.
+type presence struct {
+	store    *store.Store
+	registry *session.Registry
+	self     store.Gateway // what does not change
+	digest   func() string // of the policy in force
+	alarm    func(bool)    // the gateways' policies differ
+	managed  bool          // one source: a difference is a gateway that is catching up
+	log      *slog.Logger
+	now      func() time.Time
+
+	told    map[uint64]session.Info // as the database has them
+	full    time.Time
+	differs time.Time // since when
+	warned  throttle
+}
+
+func (s *Server) newPresence() *presence {
+	host, err := os.Hostname()
+	if err != nil {
+		host = ""
+	}
+	return &presence{
+		store: s.store, registry: s.registry, log: s.log.With("component", "presence"), now: s.now, managed: s.rules.source == sourceManaged,
+		self: store.Gateway{ID: s.authority.GatewayID(), Version: buildinfo.Version(), Address: fmt.Sprintf("%s (%s)", s.Addr(), host), Started: s.now()},
+		digest: func() string {
+			return s.rules.set().Version()
+		},
+		alarm: func(on bool) {
+			value := 0.0
+			if on {
+				value = 1
+			}
+			s.metrics.alarm.WithLabelValues("policy_differs").Set(value)
+		},
+		told: make(map[uint64]session.Info),
+	}
+}
+
+// run tells until ctx ends, and then takes this gateway's connections off the
+// list.
+func (p *presence) run(ctx context.Context) {
+	for {
+		if err := p.tell(ctx); err != nil && ctx.Err() == nil && p.warned.ok() {
+			p.log.Warn("the other gateways cannot be told who is connected; trying again", "error", err)
+		}
+		if !sleep(ctx, presenceEvery) {
+			break
+		}
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
+	defer cancel()
+	if err := p.store.ClearLive(last, p.self.ID); err != nil {
+		p.log.Debug("cannot clear the list of connections; it ends by itself", "error", err)
+	}
+}
+
+func (p *presence) tell(ctx context.Context) error {
+	now, self := p.now(), p.self
+	self.PolicyDigest = p.digest()
+	self.Sessions, self.Streams = p.registry.Counts()
+	if err := p.store.Beat(ctx, self); err != nil {
+		return err
+	}
+	everything := now.Sub(p.full) >= presenceFull
+	current := make(map[uint64]session.Info)
+	var changed []store.Live
+	for _, info := range p.registry.List() {
+		was, known := p.told[info.ID]
+		if !known || was.Serial != info.Serial || everything && counts(was) != counts(info) {
+			changed = append(changed, p.live(info))
+			was = info
+		}
+		current[info.ID] = was
+	}
+	var gone []uint64
+	for id := range p.told {
+		if _, still := current[id]; !still {
+			gone = append(gone, id)
+		}
+	}
+	if err := errors.Join(p.store.PutLive(ctx, p.self.ID, changed), p.store.DropLive(ctx, p.self.ID, gone)); err != nil {
+		return err
+	}
+	p.told = current
+	if everything {
+		p.full = now
+	}
+	return p.compare(ctx, now)
+}
+
+// counts are what changes in a connection all the time.
+func counts(i session.Info) [3]int64 {
+	return [3]int64{int64(len(i.Streams)), i.BytesIn, i.BytesOut}
+}
+
+func (p *presence) live(i session.Info) store.Live {
+	email := ""
+	if i.Identity.EmailTrusted {
+		email = i.Identity.Email
+	}
+	return store.Live{
+		Gateway: p.self.ID, ID: i.ID, User: i.User, Name: i.Identity.Name, Email: email, Session: i.Identity.Session, Device: i.Identity.Device,
+		Serial: i.Serial, Remote: i.Remote.String(), Client: i.Client, Since: i.Since, NotAfter: i.NotAfter, Deadline: i.Deadline,
+		Streams: len(i.Streams), BytesIn: i.BytesIn, BytesOut: i.BytesOut,
+	}
+}
+
+// compare sounds an alarm when another gateway has decided by another policy for
+// a while.
+func (p *presence) compare(ctx context.Context, now time.Time) error {
+	gateways, err := p.store.Gateways(ctx)
+	if err != nil {
+		return err
+	}
+	clock, err := p.store.Now(ctx)
+	if err != nil {
+		return err
+	}
+	other := auth.GatewayID("")
+	for _, g := range gateways {
+		if g.ID != p.self.ID && g.PolicyDigest != p.digest() && clock.Sub(g.LastSeen) < goneAfter {
+			other = g.ID
+		}
+	}
+	if other == "" {
+		p.differs = time.Time{}
+		p.alarm(false)
+		return nil
+	}
+	if p.differs.IsZero() {
+		p.differs = now
+	}
+	if now.Sub(p.differs) < differHold {
+		return nil
+	}
+	p.alarm(true)
+	if p.warned.ok() {
+		p.log.Error("another gateway decides by another policy", "gateway", other, "since", p.differs, "managed", p.managed)
+	}
+	return nil
+}
