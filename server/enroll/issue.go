@@ -22,11 +22,13 @@ type verified struct {
 	provider Provider
 	claims   *oidc.Claims
 	key      *ecdsa.PublicKey
+	spki     []byte // of the key, in its one encoding; set where there is a certificate already
 	keyHash  store.KeyHash
 	// token is the redemption: nonce or payload.
 	token   string
 	spent   string // the redemption by payload of a login; "" elsewhere
 	undated bool
+	stepUp  bool // session.AuthTime is that of a fresh login
 	session store.Session
 	// previous is the identity of the certificate that is renewed; nil otherwise.
 	previous *auth.Identity
@@ -52,10 +54,11 @@ func (h *Handler) issue(ctx context.Context, c *call, v verified) (*enroll.Respo
 		Key: v.keyHash,
 		User: store.User{
 			ID: user, Issuer: v.claims.Issuer, Subject: v.claims.Subject, Provider: v.claims.Provider,
-			Name: v.claims.Name, Email: v.claims.Email,
+			Name: v.claims.Name, Email: v.claims.Email, EmailTrusted: v.claims.EmailTrusted,
+			Groups: h.keep.apply(v.claims.Provider, v.claims.Groups), GroupsKnown: v.claims.GroupsKnown, ACR: v.claims.ACR, AMR: v.claims.AMR,
 		},
 		Groups: v.claims.Groups, GroupsKnown: v.claims.GroupsKnown,
-		Renewal: v.previous != nil, Session: v.session, Device: v.device,
+		Renewal: v.previous != nil, StepUp: v.stepUp, Session: v.session, Device: v.device,
 		Sign: func(at time.Time, s store.Session) (store.Certificate, error) { return h.sign(ctx, v, at, s) },
 	})
 	if err != nil {
@@ -121,6 +124,7 @@ func (h *Handler) identity(v verified, at time.Time, s store.Session) auth.Ident
 	}
 	if v.previous != nil {
 		id = renewedIdentity(*v.previous, c)
+		id.AuthTime = s.AuthTime // a step-up may have moved it since that certificate
 	}
 	id.ACR, id.AMR, id.IssuedAt = c.ACR, c.AMR, at
 	id.Groups, id.GroupsKnown = nil, c.GroupsKnown
