@@ -172,9 +172,12 @@ func Stranger(remote netip.AddrPort) *Actor {
 	return &Actor{Remote: netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()).String()}
 }
 
-// SubjectFacts is what a policy may ask about a person and a device, besides the actor: with it a stream can
-// be decided again later, under another policy. Sessions have it, streams lead to it by Link.
+// SubjectFacts is what a policy may ask about a person and a device: with it a stream can be decided again later, under
+// another policy, also where only the index is at hand. Sessions have it, streams lead to it by Link.
 type SubjectFacts struct {
+	Issuer       string            `json:"issuer,omitempty"`
+	Subject      string            `json:"sub,omitempty"`
+	Login        auth.LoginKind    `json:"login,omitempty"`
 	Groups       []string          `json:"groups,omitempty"`
 	GroupsKnown  bool              `json:"groups_known"`
 	EmailTrusted bool              `json:"email_trusted,omitempty"`

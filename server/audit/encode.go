@@ -81,7 +81,7 @@ func (r *Record) texts() []*string {
 			(*string)(&a.Login), (*string)(&a.Session), (*string)(&a.Device), (*string)(&a.Serial), &a.Remote)
 	}
 	if s := r.Subject; s != nil {
-		list = append(list, &s.ACR)
+		list = append(list, &s.Issuer, &s.Subject, (*string)(&s.Login), &s.ACR)
 	}
 	if a := r.Admin; a != nil {
 		list = append(list, &a.Via, &a.Role, &a.Method, &a.Path, &a.Object, &a.Comment)

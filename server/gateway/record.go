@@ -84,6 +84,7 @@ func (l *link) auditPosture() {
 // subjectFacts are what a policy can ask about a person on a device. They are a record's own copy: the log cleans what it is given.
 func subjectFacts(id *auth.Identity, on *facts) *audit.SubjectFacts {
 	return &audit.SubjectFacts{
+		Issuer: id.Issuer, Subject: id.Subject, Login: id.Login,
 		Groups: slices.Clone(id.Groups), GroupsKnown: id.GroupsKnown, EmailTrusted: id.EmailTrusted,
 		ACR: id.ACR, AMR: slices.Clone(id.AMR), AuthTime: id.AuthTime, Posture: maps.Clone(on.values),
 	}

@@ -86,6 +86,7 @@ type AuditStream struct {
 	Rule      string
 	Policy    string
 	Code      string
+	Condition string
 	Repeated  int64
 	// Subject is what was known of the person then, as JSON; empty where nobody
 	// told it.
@@ -107,7 +108,7 @@ func scanAuditStream(scan scanFunc) (AuditStream, error) {
 	var r AuditStream
 	var at int64
 	err := scan(&r.ID, &at, &r.Event, &r.Reference, &r.User, &r.Provider, &r.Name, &r.Email, &r.Session, &r.Device,
-		&r.Remote, &r.Service, &r.Kind, &r.Target, &r.Address, &r.Rule, &r.Policy, &r.Code, &r.Repeated, &r.Subject)
+		&r.Remote, &r.Service, &r.Kind, &r.Target, &r.Address, &r.Rule, &r.Policy, &r.Code, &r.Condition, &r.Repeated, &r.Subject)
 	r.Time = fromMillis(at)
 	return r, err
 }

@@ -45,7 +45,7 @@ const (
 	// allowed without reaching the service.
 	streamEvents  = ` IN ('stream.open', 'stream.denied', 'stream.failed')`
 	selectStreams = `SELECT r.id, r.at, r.event, r.reference, a.user_id, a.provider, a.name, a.email, a.session_id, a.device_id,
-			a.remote, r.service, r.kind, r.target, r.address, r.rule, r.policy, r.code, r.repeated, coalesce(s.facts, '')
+			a.remote, r.service, r.kind, r.target, r.address, r.rule, r.policy, r.code, r.condition, r.repeated, coalesce(s.facts, '')
 		FROM audit_rows r JOIN audit_actors a ON a.id = r.actor_id LEFT JOIN audit_subjects s ON s.id = r.subject_id
 		WHERE r.id > $1 AND r.at >= $2 AND r.event` + streamEvents + ` ORDER BY r.id LIMIT $3`
 	countStreams = `SELECT count(*) FROM audit_rows WHERE at >= $1 AND event` + streamEvents
