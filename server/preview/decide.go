@@ -8,6 +8,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/policy"
+	"github.com/culvert-vpn/culvert/server/store"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
@@ -19,7 +20,7 @@ type verdict struct {
 }
 
 // decide puts one stream into one of the result's counts.
-func (r *run) decide(s *Stream) {
+func (r *run) decide(s *store.AuditStream) {
 	n := weight(s)
 	r.found.Streams += n
 	recorded, ok := recordedOutcome(s)
@@ -61,7 +62,7 @@ func same(a, b Outcome) bool { return a == b || a == Failed && b == Allowed }
 
 // recordedOutcome reads what happened then; ok is false where it was not the policy that answered, such as for a
 // limit, a lock or a service inside the gateway.
-func recordedOutcome(s *Stream) (o Outcome, ok bool) {
+func recordedOutcome(s *store.AuditStream) (o Outcome, ok bool) {
 	switch audit.Event(s.Event) {
 	case audit.EventStreamOpen:
 		return Allowed, s.Rule != ruleBuiltIn
@@ -92,7 +93,7 @@ func outcomeOf(d policy.Decision) Outcome {
 	return Denied
 }
 
-func serviceOf(s *Stream, d policy.Decision) string {
+func serviceOf(s *store.AuditStream, d policy.Decision) string {
 	if s.Service != "" {
 		return s.Service
 	}
@@ -103,7 +104,7 @@ func serviceOf(s *Stream, d policy.Decision) string {
 }
 
 // targetOf reads a target as [wire.Target.String] writes it.
-func targetOf(s *Stream) (wire.Target, bool) {
+func targetOf(s *store.AuditStream) (wire.Target, bool) {
 	kind := wire.Kind(s.Kind)
 	text := s.Target
 	if kind != wire.KindTCP {
@@ -121,7 +122,7 @@ func targetOf(s *Stream) (wire.Target, bool) {
 }
 
 // answer decides a stream by one policy, the address that was dialed then too.
-func answer(set *policy.Set, sub *policy.Subject, req policy.Request, s *Stream) policy.Decision {
+func answer(set *policy.Set, sub *policy.Subject, req policy.Request, s *store.AuditStream) policy.Decision {
 	d := set.Decide(sub, req)
 	if !d.Allowed {
 		return requested(set, d, s)
@@ -139,7 +140,7 @@ func answer(set *policy.Set, sub *policy.Subject, req policy.Request, s *Stream)
 
 // requested lets a stream be that an approved request had opened, as long as the policy still offers the service to
 // requests and no rule denies it: the request was approved for itself, whatever the rules say.
-func requested(set *policy.Set, d policy.Decision, s *Stream) policy.Decision {
+func requested(set *policy.Set, d policy.Decision, s *store.AuditStream) policy.Decision {
 	byRule := d.Rule != "" && d.Code != wire.CodeStepUpRequired
 	if !strings.HasPrefix(s.Rule, ruleOfRequests) || byRule || d.Service == nil {
 		return d

@@ -6,6 +6,7 @@ import (
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/policy"
+	"github.com/culvert-vpn/culvert/server/store"
 )
 
 // Bounds of people: how many are remembered, and how much text their facts have together. Both are for each of the
@@ -23,17 +24,18 @@ type people struct {
 }
 
 type personKey struct {
-	user  auth.UserID
-	login auth.LoginKind
-	email string
-	facts string
+	user     auth.UserID
+	provider string
+	name     string
+	email    string
+	facts    string
 }
 
 func newPeople() *people { return &people{young: make(map[personKey]*policy.Subject)} }
 
 // of returns the person as they were known when the stream was opened.
-func (p *people) of(s *Stream) (*policy.Subject, bool) {
-	k := personKey{s.User, s.Login, s.Email, s.Subject}
+func (p *people) of(s *store.AuditStream) (*policy.Subject, bool) {
+	k := personKey{s.User, s.Provider, s.Name, s.Email, s.Subject}
 	if sub, ok := p.young[k]; ok {
 		return sub, sub != nil
 	}
@@ -50,14 +52,14 @@ func (p *people) of(s *Stream) (*policy.Subject, bool) {
 }
 
 // subjectOf returns nil where nothing was recorded of the person.
-func subjectOf(s *Stream) *policy.Subject {
+func subjectOf(s *store.AuditStream) *policy.Subject {
 	var f audit.SubjectFacts
 	if s.Subject == "" || json.Unmarshal([]byte(s.Subject), &f) != nil {
 		return nil
 	}
 	id := auth.Identity{
-		Issuer: s.Issuer, Subject: s.UserSub, Provider: s.Provider, Name: s.Name, Email: s.Email, EmailTrusted: f.EmailTrusted,
-		Groups: f.Groups, GroupsKnown: f.GroupsKnown, ACR: f.ACR, AMR: f.AMR, AuthTime: f.AuthTime, Login: s.Login,
+		Issuer: f.Issuer, Subject: f.Subject, Provider: s.Provider, Name: s.Name, Email: s.Email, EmailTrusted: f.EmailTrusted,
+		Groups: f.Groups, GroupsKnown: f.GroupsKnown, ACR: f.ACR, AMR: f.AMR, AuthTime: f.AuthTime, Login: f.Login,
 	}
 	return policy.NewSubject(id, policy.DeviceFromPosture(f.Posture))
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/server/policy"
+	"github.com/culvert-vpn/culvert/server/store"
 )
 
 // Bounds.
@@ -28,11 +29,11 @@ const (
 	PageSize = 5_000
 )
 
-// A Source is the audit record's index.
+// A Source is the audit record's index; a [store.Store] is one.
 type Source interface {
 	// StreamsSince returns up to limit streams of that time or later whose ID is greater than after, by ascending ID.
 	// Fewer than limit means that there are no more. The slice is the caller's.
-	StreamsSince(ctx context.Context, since time.Time, after int64, limit int) ([]Stream, error)
+	StreamsSince(ctx context.Context, since time.Time, after int64, limit int) ([]store.AuditStream, error)
 	// CountStreams says about how many there are, for the progress.
 	CountStreams(ctx context.Context, since time.Time) (int64, error)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/policy"
+	"github.com/culvert-vpn/culvert/server/store"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
@@ -23,17 +24,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // record is a Source in memory.
 type record struct {
-	streams []Stream
+	streams []store.AuditStream
 	fail    func(after int64) error
 }
 
-func (r *record) StreamsSince(ctx context.Context, since time.Time, after int64, limit int) ([]Stream, error) {
+func (r *record) StreamsSince(ctx context.Context, since time.Time, after int64, limit int) ([]store.AuditStream, error) {
 	if r.fail != nil {
 		if err := r.fail(after); err != nil {
 			return nil, err
 		}
 	}
-	var list []Stream
+	var list []store.AuditStream
 	for _, s := range r.streams {
 		if s.ID > after && !s.Time.Before(since) && len(list) < limit {
 			list = append(list, s)
@@ -49,27 +50,27 @@ func (r *record) CountStreams(context.Context, time.Time) (int64, error) {
 var began = time.Date(2026, 11, 1, 9, 0, 0, 0, time.UTC)
 
 // add appends a stream an hour after the one before.
-func (r *record) add(s Stream) {
+func (r *record) add(s store.AuditStream) {
 	s.ID = int64(len(r.streams) + 1)
 	s.Time = began.Add(time.Duration(len(r.streams)) * time.Hour)
 	r.streams = append(r.streams, s)
 }
 
 // opened is a stream that was allowed, of somebody in groups.
-func opened(who, target string, groups ...string) Stream {
-	facts, err := json.Marshal(audit.SubjectFacts{Groups: groups, GroupsKnown: true, EmailTrusted: true, AuthTime: began})
+func opened(who, target string, groups ...string) store.AuditStream {
+	facts, err := json.Marshal(audit.SubjectFacts{Issuer: "https://idp.example", Subject: who, Groups: groups, GroupsKnown: true, EmailTrusted: true, AuthTime: began})
 	if err != nil {
 		panic(err)
 	}
 	service, _, _ := strings.Cut(target, ":")
-	return Stream{
-		Event: "stream.open", User: auth.NewUserID("https://idp.example", who), Issuer: "https://idp.example", UserSub: who, Provider: "corp",
+	return store.AuditStream{
+		Event: "stream.open", User: auth.NewUserID("https://idp.example", who), Provider: "corp",
 		Email: who + "@corp.example", Kind: "tcp", Target: target, Service: service, Subject: string(facts),
 	}
 }
 
 // refused is the same, denied.
-func refused(who, target string, groups ...string) Stream {
+func refused(who, target string, groups ...string) store.AuditStream {
 	s := opened(who, target, groups...)
 	s.Event, s.Code, s.Condition = "stream.denied", string(wire.CodeDenied), string(policy.ConditionNoAllow)
 	return s
@@ -117,7 +118,7 @@ func TestPreview(t *testing.T) {
 	r.add(refused("joe", "lab", "sales"))                          // 6 stays: a network by name
 	r.add(refused("joe", "wiki", "staff"))                         // 7 gained; Old says it was allowed
 	many := refused("joe", "wiki", "staff")
-	many.Count = 41
+	many.Repeated = 41
 	r.add(many) // 8
 	failed := opened("bob", "wiki", "sales")
 	failed.Event = "stream.failed"
@@ -271,12 +272,12 @@ func TestTargetOf(t *testing.T) {
 		wire.ServiceTarget(wire.KindTCP, "wiki"), wire.ServiceTarget(wire.KindUDP, "dns"), wire.HostTarget(wire.KindTCP, "10.0.0.1", 22),
 		wire.HostTarget(wire.KindUDP, "2001:db8::1", 53), wire.HostTarget(wire.KindTCP, "wiki.corp.example", 80),
 	} {
-		got, ok := targetOf(&Stream{Kind: string(target.Kind), Target: target.String()})
+		got, ok := targetOf(&store.AuditStream{Kind: string(target.Kind), Target: target.String()})
 		if !ok || got != target {
 			t.Errorf("%s: %+v, %v", target, got, ok)
 		}
 	}
-	for _, s := range []Stream{{}, {Kind: "tcp"}, {Kind: "icmp", Target: "wiki"}, {Kind: "tcp", Target: "wiki:http"}, {Kind: "tcp", Target: "wiki:0"}, {Kind: "tcp", Target: "wiki:65536"}} {
+	for _, s := range []store.AuditStream{{}, {Kind: "tcp"}, {Kind: "icmp", Target: "wiki"}, {Kind: "tcp", Target: "wiki:http"}, {Kind: "tcp", Target: "wiki:0"}, {Kind: "tcp", Target: "wiki:65536"}} {
 		if got, ok := targetOf(&s); ok {
 			t.Errorf("%+v: %+v", s, got)
 		}

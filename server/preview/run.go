@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/server/store"
 )
 
 // changeKey tells changes apart.
@@ -45,7 +46,7 @@ func newRun(cfg Config) *run {
 
 // A page is what the Source gave.
 type page struct {
-	streams []Stream
+	streams []store.AuditStream
 	err     error
 }
 
@@ -105,7 +106,7 @@ func (r *run) read(ctx context.Context, next chan<- page) {
 	}
 }
 
-func (r *run) decidePage(ctx context.Context, streams []Stream) error {
+func (r *run) decidePage(ctx context.Context, streams []store.AuditStream) error {
 	for i := range streams {
 		if i%256 == 0 && ctx.Err() != nil {
 			return ctx.Err()
@@ -116,7 +117,7 @@ func (r *run) decidePage(ctx context.Context, streams []Stream) error {
 }
 
 // changed counts one change.
-func (r *run) changed(s *Stream, v verdict) {
+func (r *run) changed(s *store.AuditStream, v verdict) {
 	n := weight(s)
 	r.found.Changed += n
 	r.transitions[transitionKey{v.was, v.becomes}] += n
@@ -152,8 +153,8 @@ func spread(first, last, at time.Time) (time.Time, time.Time) {
 	return first, last
 }
 
-// weight is how many streams a record stands for.
-func weight(s *Stream) int64 { return max(s.Count, 1) }
+// weight is how many streams a record stands for: itself, or the repetitions that it counts.
+func weight(s *store.AuditStream) int64 { return max(s.Repeated, 1) }
 
 func (r *run) result() Result {
 	out := r.found
