@@ -60,6 +60,7 @@ var floors = map[string]int{
 	"server/gateway":                 3,
 	"server/preview":                 3,
 	"client":                         4,
+	"internal/adminctl":              4,
 	"internal/devidp":                4,
 	"server":                         4,
 	"cmd/culvert":                    5,
