@@ -50,6 +50,7 @@ type gateway struct {
 	dir         string
 	url         string
 	fingerprint string
+	caFile      string // of a certificate that is not self-issued
 	listen      string
 	proc        *process
 }
@@ -60,12 +61,24 @@ type gatewayConfig struct {
 	issuer    string
 	providers string // further keys of the provider, indented by four spaces
 	extra     string // further YAML at the top level
+	listen    string // default: a free port
 }
 
 // startGateway initialises a gateway in a new folder and starts it.
 func startGateway(t testing.TB, cfg gatewayConfig) *gateway {
 	t.Helper()
-	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "gw"), listen: freePort(t)}
+	g := newGateway(t, cfg)
+	g.start()
+	return g
+}
+
+// newGateway initialises a gateway in a new folder.
+func newGateway(t testing.TB, cfg gatewayConfig) *gateway {
+	t.Helper()
+	if cfg.listen == "" {
+		cfg.listen = freePort(t)
+	}
+	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "gw"), listen: cfg.listen}
 	init := run(t, nil, nil, program(t, "culvert-gateway"), "init", "--dir", g.dir,
 		"--hostname", "127.0.0.1", "--trust-domain", "corp.example", "--listen", g.listen)
 	if init.code != 0 {
@@ -86,7 +99,6 @@ providers:
 	if err := os.WriteFile(g.config(), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	g.start()
 	return g
 }
 
@@ -103,8 +115,22 @@ func (g *gateway) writePolicy(text string) {
 func (g *gateway) start() {
 	g.t.Helper()
 	g.proc = start(g.t, nil, program(g.t, "culvert-gateway"), "serve", "--config", g.config())
-	login := g.proc.expect(`culvert login (https://\S+) --ca-fingerprint (sha256:[0-9a-f]{64})`)
+	login := g.proc.expect(`culvert login (https://[^\s"]+)(?: --ca-fingerprint (sha256:[0-9a-f]{64}))?`)
 	g.url, g.fingerprint = login[1], login[2]
+}
+
+// trust are the flags of a login that say whom to trust.
+func (g *gateway) trust() []string {
+	if g.caFile != "" {
+		return []string{"--ca-file", g.caFile}
+	}
+	return []string{"--ca-fingerprint", g.fingerprint}
+}
+
+// admin runs a command of "culvert-gateway admin" on this gateway, as root.
+func (g *gateway) admin(args ...string) result {
+	g.t.Helper()
+	return run(g.t, nil, nil, program(g.t, "culvert-gateway"), append([]string{"admin", "--config", g.config()}, args...)...)
 }
 
 // audit returns the records that the gateway has written, oldest first.
@@ -179,7 +205,7 @@ func (d *desktop) start(args ...string) *process {
 // login logs in at the gateway as somebody whom the independent provider knows.
 func (d *desktop) login(g *gateway, name string) {
 	d.t.Helper()
-	p := d.start("login", g.url, "--ca-fingerprint", g.fingerprint, "--no-browser")
+	p := d.start(append([]string{"login", g.url, "--no-browser"}, g.trust()...)...)
 	address := p.expect(`(?m)^(http://127\.0\.0\.1:\S+)$`)[1]
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

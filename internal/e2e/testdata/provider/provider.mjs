@@ -4,6 +4,8 @@
 //
 // GROUPS=id_token puts the groups claim into the ID token, GROUPS=userinfo
 // leaves it to the userinfo endpoint (oidc-provider's own default).
+// BACKCHANNEL_LOGOUT_URI has logout tokens sent there (OpenID Connect Back-Channel
+// Logout 1.0) when a session ends at the provider.
 // POST /control/{disable,enable}?sub=ada and /control/groups?sub=ada&groups=a,b
 // change an account while the provider runs.
 import { createServer } from 'node:http';
@@ -19,6 +21,7 @@ const { Provider } = await import(pathToFileURL(require.resolve('oidc-provider')
 const accounts = new Map([
   ['ada', { name: 'Ada', groups: ['engineering'] }],
   ['bob', { name: 'Bob', groups: ['sales'] }],
+  ['root-admin', { name: 'Root Admin', groups: ['admins'] }],
 ]);
 
 function account(sub) {
@@ -36,6 +39,8 @@ function account(sub) {
   };
 }
 
+const logoutURI = process.env.BACKCHANNEL_LOGOUT_URI;
+
 const server = createServer();
 server.listen(0, '127.0.0.1');
 await once(server, 'listening');
@@ -49,6 +54,7 @@ const provider = new Provider(issuer, {
     redirect_uris: ['http://127.0.0.1/callback'],
     grant_types: ['authorization_code', 'refresh_token', 'urn:ietf:params:oauth:grant-type:device_code'],
     response_types: ['code'],
+    ...(logoutURI && { backchannel_logout_uri: logoutURI, backchannel_logout_session_required: true }),
   }],
   findAccount: (ctx, sub) => account(sub),
   claims: {
@@ -60,7 +66,11 @@ const provider = new Provider(issuer, {
   },
   scopes: ['openid', 'offline_access', 'profile', 'email', 'groups'],
   conformIdTokenClaims: process.env.GROUPS !== 'id_token',
-  features: { devInteractions: { enabled: true }, deviceFlow: { enabled: true } },
+  features: {
+    devInteractions: { enabled: true },
+    deviceFlow: { enabled: true },
+    backchannelLogout: { enabled: Boolean(logoutURI) },
+  },
   pkce: { required: () => true },
   rotateRefreshToken: true,
   issueRefreshToken: (ctx, client, code) => code.scopes.has('offline_access'),
