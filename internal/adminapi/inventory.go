@@ -43,6 +43,7 @@ type AuditRecord struct {
 	Sent       int64     `json:"sent,omitempty" doc:"Bytes to the service."`
 	Received   int64     `json:"received,omitempty" doc:"Bytes from the service."`
 	DurationMS int64     `json:"duration_ms,omitempty"`
+	Repeated   int64     `json:"repeated,omitempty" doc:"How many further equal records this one stands for."`
 }
 
 // AuditReference is every record with one reference.

@@ -56,6 +56,7 @@ var floors = map[string]int{
 	"client/certstore":               3,
 	"client/localapi":                3,
 	"client/login":                   3,
+	"server/admin":                   3,
 	"server/enroll":                  3,
 	"server/gateway":                 3,
 	"server/preview":                 3,
