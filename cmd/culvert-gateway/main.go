@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/culvert-vpn/culvert/internal/adminctl"
 	"github.com/culvert-vpn/culvert/server"
 )
 
@@ -61,9 +62,12 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 func (p *program) exitCode(err error) int {
 	var code exitCode
 	var drain *server.DrainError
+	var admin *adminctl.Error
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.As(err, &admin):
+		return p.adminFailed(admin)
 	case errors.As(err, &code):
 		return int(code)
 	case errors.As(err, &drain):
@@ -77,6 +81,21 @@ func (p *program) exitCode(err error) int {
 		p.complain(err)
 		return exitError
 	}
+}
+
+// adminFailed prints how a command of "admin" failed.
+func (p *program) adminFailed(e *adminctl.Error) int {
+	if e.Quiet() {
+		return e.Code
+	}
+	p.complain(e)
+	if e.Hint != "" {
+		fmt.Fprintf(p.err, "hint: %s\n", e.Hint)
+	}
+	if e.Reference != "" {
+		fmt.Fprintf(p.err, "reference: %s\n", e.Reference)
+	}
+	return e.Code
 }
 
 // complain prints err, one line for each fault.
@@ -101,7 +120,7 @@ func (p *program) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&p.config, "config", defaultConfig(), "the configuration file (CULVERT_GATEWAY_CONFIG)")
 	root.PersistentFlags().BoolVar(&p.json, "json", false, "print the result as JSON")
 	root.AddCommand(p.initCommand(), p.serveCommand(), p.healthcheckCommand(), p.versionCommand(),
-		p.configCommand(), p.policyCommand(), p.caCommand())
+		p.configCommand(), p.policyCommand(), p.caCommand(), p.adminCommand())
 	p.noteBegin(root)
 	return root
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/culvert-vpn/culvert/client/localapi"
 	"github.com/culvert-vpn/culvert/client/login"
 	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/internal/adminctl"
 	"github.com/culvert-vpn/culvert/tunnel"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -80,8 +81,11 @@ func exitCode(err error) int {
 		aborted *tunnel.AbortError
 		state   *status.Error
 		problem *enroll.Problem
+		admin   *adminctl.Error
 	)
 	switch {
+	case errors.As(err, &admin):
+		return admin.Code
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &silent):
@@ -189,7 +193,8 @@ func unreachable(err error) bool {
 // report prints an error with its hint and reference.
 func (a *app) report(err error) {
 	var silent *quietError
-	if errors.As(err, &silent) {
+	var admin *adminctl.Error
+	if errors.As(err, &silent) || errors.As(err, &admin) && admin.Quiet() {
 		return
 	}
 	fmt.Fprintf(a.err, "culvert: %s\n", lowerFirst(wire.CleanText(message(err))))
@@ -208,8 +213,11 @@ func message(err error) string {
 		state   *status.Error
 		ended   *wire.Termination
 		aborted *tunnel.AbortError
+		admin   *adminctl.Error
 	)
 	switch {
+	case errors.As(err, &admin):
+		return admin.Message
 	case errors.As(err, &refusal):
 		return refusalText(refusal)
 	case errors.As(err, &ended):
@@ -336,8 +344,11 @@ func hintFor(err error) (hint, reference string) {
 		line    *commandLineError
 		ended   *wire.Termination
 		aborted *tunnel.AbortError
+		admin   *adminctl.Error
 	)
 	switch {
+	case errors.As(err, &admin):
+		return admin.Hint, admin.Reference
 	case errors.As(err, &line) && line.hint() != "":
 		return line.hint(), ""
 	case errors.As(err, &usage):

@@ -97,8 +97,13 @@ func access(s wire.Service) string {
 
 func joinList(list []string) string { return strings.Join(list, ", ") }
 
-// completeServices offers what a running culvert up knows; it never connects.
+// completeServices offers what a running culvert up knows.
 func (a *app) completeServices(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	return a.completeWhere(cmd, args, prefix, func(s wire.Service) bool { return s.Allowed })
+}
+
+// completeWhere offers the services that fit, of those that a running culvert up knows; it never connects.
+func (a *app) completeWhere(cmd *cobra.Command, args []string, prefix string, fits func(wire.Service) bool) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 || a.start() != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -111,7 +116,7 @@ func (a *app) completeServices(cmd *cobra.Command, args []string, prefix string)
 	list, _ := a.local(cfg).Services(ctx)
 	var names []string
 	for _, s := range list {
-		if s.Allowed && strings.HasPrefix(s.Name, prefix) {
+		if fits(s) && strings.HasPrefix(s.Name, prefix) {
 			names = append(names, s.Name+"\t"+s.Description)
 		}
 	}

@@ -7,10 +7,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/culvert-vpn/culvert/internal/adminctl"
 )
 
 func main() { os.Exit(realMain()) }
@@ -52,7 +55,8 @@ func run(ctx context.Context, args []string, std streams) int {
 	if err == nil {
 		return exitDone
 	}
-	if !a.started {
+	var admin *adminctl.Error
+	if !a.started && !errors.As(err, &admin) {
 		err = &usageError{&commandLineError{err, command}}
 	}
 	a.report(err)

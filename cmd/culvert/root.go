@@ -59,7 +59,8 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not logged in or expired, 4 denied,
 	flags.BoolVar(&a.json, "json", false, "print JSON")
 	flags.BoolVar(&a.verbose, "verbose", false, "log what happens to stderr")
 	root.AddCommand(a.loginCommand(), a.logoutCommand(), a.upCommand(), a.downCommand(), a.forwardCommand(),
-		a.connectCommand(), a.servicesCommand(), a.statusCommand(), a.pingCommand(), a.versionCommand())
+		a.connectCommand(), a.servicesCommand(), a.statusCommand(), a.pingCommand(), a.versionCommand(),
+		a.requestCommand(), a.adminCommand())
 	return root
 }
 

@@ -35,6 +35,8 @@ type Config struct {
 	Out, Err io.Writer
 	// Program is what a person types before "admin" or "request": "culvert", "culvert-gateway".
 	Program string
+	// About stands above the help of "admin". Optional.
+	About string
 	// Connect opens the way to the API. Its errors reach the program as they are.
 	Connect func(ctx context.Context) (Connection, error)
 	// Peek is Connect where that costs nothing, for completion: it neither logs in nor waits. Optional.
@@ -66,7 +68,8 @@ func newCtl(cfg Config) *ctl {
 // Command returns the tree "admin".
 func Command(cfg Config) *cobra.Command {
 	c := newCtl(cfg)
-	cmd := c.group("admin", "Administer the gateway: policy, sessions, locks, requests, audit", `Every command needs a role, which the gateway's configuration gives (admin.roles):
+	cmd := c.group("admin", "Administer the gateway: policy, sessions, locks, requests, audit", strings.TrimPrefix(cfg.About+`
+Every command needs a role, which the gateway's configuration gives (admin.roles):
 viewers read, editors change policy, sessions and locks, approvers decide
 requests, owners do everything. "admin whoami" tells which ones you have.
 
@@ -76,7 +79,7 @@ provider:sub:SUBJECT, or the user's id. Times are written as 30d (ago), as
 --json prints what the gateway's API answered.
 
 Exit codes: 0 done, 1 error (also: somebody else was faster), 2 usage, 3 not
-logged in, 4 not permitted, 5 gateway unreachable.`)
+logged in, 4 not permitted, 5 gateway unreachable.`, "\n"))
 	cmd.Example = `  NAME admin policy explain --as ada@corp.example wiki
   NAME admin sessions --user ada@corp.example
   NAME admin revoke ada@corp.example --for 2h --message "Call the help desk, extension 12."

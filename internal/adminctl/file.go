@@ -40,12 +40,16 @@ func readBounded(r io.Reader, name string) (string, error) {
 	}
 }
 
-// terminal reports whether v is one, as far as that can be told.
+// terminal reports whether v is one, as far as that can be told: a device of characters that is not the null device.
 func terminal(v any) bool {
 	f, ok := v.(*os.File)
 	if !ok {
 		return false
 	}
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
 }
