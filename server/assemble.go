@@ -58,7 +58,7 @@ func (s *Server) assemble(ctx context.Context) error {
 	return s.assembleFront(enrolment)
 }
 
-func (s *Server) assembleGateway(ctx context.Context) (err error) {
+func (s *Server) assembleGateway(ctx context.Context) error {
 	s.standing = &standing{store: s.store, registry: s.registry, log: s.log, now: s.now, hold: s.cfg.DatabaseHold,
 		issuers: make(map[string]string), kicked: make(chan struct{}, 1)}
 	for _, p := range s.cfg.Providers {
@@ -71,12 +71,20 @@ func (s *Server) assembleGateway(ctx context.Context) (err error) {
 	if err := s.standing.refresh(ctx); err != nil {
 		return fmt.Errorf("read the locks: %w", err)
 	}
+	table, err := newRoleTable(s.cfg.Admin.Roles, s.cfg.providerNames())
+	if err != nil {
+		return err
+	}
+	s.roles.Store(table)
+	if err := s.assembleAdministration(); err != nil {
+		return err
+	}
 	figures := gateway.NewMetrics(s.registry)
 	s.metrics.registry.MustRegister(figures)
 	s.gateway, err = gateway.New(gateway.Config{
 		ID: s.authority.GatewayID(), TrustDomain: s.authority.TrustDomain(),
 		Policy: s.rules.set, Dialer: s.dialer, Registry: s.registry, Audit: s.audit, Admit: s.standing.admit,
-		Roots: s.authority.Pool, RootsDER: s.authority.RootsDER, Current: s.standing.current, Stale: s.standing.stale,
+		Roots: s.authority.Pool, RootsDER: s.authority.RootsDER, Current: s.standing.current, Stale: s.standing.stale, BuiltIn: s.administration.builtIns(),
 		Stalls: tunnel.NewStallLimit(0), Metrics: figures, Logger: s.log.With("component", "gateway"), Now: s.now,
 	})
 	if err != nil {

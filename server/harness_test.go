@@ -164,6 +164,15 @@ type employee struct {
 	roots *x509.CertPool
 }
 
+func (e *employee) leaf(t *testing.T) *x509.Certificate {
+	t.Helper()
+	leaf, err := x509.ParseCertificate(e.cert.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leaf
+}
+
 // login does what the real client does, up to the certificate.
 func (r *running) login(account string) (*employee, error) {
 	ctx, cancel := context.WithTimeout(r.t.Context(), patience)

@@ -58,7 +58,8 @@ func (s *Server) reloadCertificate(ctx context.Context, why string) error {
 	return nil
 }
 
-// reloadConfig takes the log level over and says what takes a restart.
+// reloadConfig takes the log level and the roles over, and says what takes a
+// restart.
 func (s *Server) reloadConfig(ctx context.Context) error {
 	if s.opts.Reread == nil {
 		return nil
@@ -76,10 +77,26 @@ func (s *Server) reloadConfig(ctx context.Context) error {
 			s.opts.LogLevel.Set(level)
 		}
 	}
+	s.takeRoles(ctx, next.Admin.Roles)
 	if changed := restartKeys(&s.cfg, next); len(changed) > 0 {
 		s.log.Warn("these settings have changed and take a restart", "keys", changed)
 	}
 	return nil
+}
+
+// takeRoles has other roles from here on: who lost one loses what it opened.
+func (s *Server) takeRoles(ctx context.Context, list []RoleConfig) {
+	if reflect.DeepEqual(s.roles.Load().from, list) {
+		return
+	}
+	table, err := newRoleTable(list, s.cfg.providerNames())
+	if err != nil { // the configuration was validated with the same rules
+		s.log.Error("the roles cannot be used; those read before stay", "error", err)
+		return
+	}
+	s.roles.Store(table)
+	s.registry.Redecide()
+	s.record(ctx, audit.Record{Event: audit.EventConfigLoaded, Detail: "reload: admin.roles"})
 }
 
 // restartKeys are the keys that differ and that Reload does not take over.
@@ -93,6 +110,9 @@ func restartKeys(old, next *Config) []string {
 	}
 	if !reflect.DeepEqual(old.Providers, next.Providers) {
 		keys = append(keys, "providers")
+	}
+	if !reflect.DeepEqual(old.Audit.Export, next.Audit.Export) {
+		keys = append(keys, "audit.export")
 	}
 	slices.Sort(keys)
 	return keys

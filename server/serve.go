@@ -40,7 +40,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	var background sync.WaitGroup
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	s.startServing(life, &background, failed)
 	err := s.announce(life)
 	if err == nil {
@@ -75,6 +75,7 @@ func (s *Server) startServing(life context.Context, background *sync.WaitGroup, 
 		"locks":       func() { s.standing.run(life) },
 		"changes":     func() { s.watchChanges(life) },
 		"presence":    func() { s.presence.run(life) },
+		"admin":       report(func() error { return s.administration.run(life) }),
 		"clean-up":    func() { s.cleanUp(life) },
 		"leaf":        func() { s.keepLeaf(life) },
 		"names": func() {

@@ -66,12 +66,15 @@ type Server struct {
 	gateway   *gateway.Gateway
 	standing  *standing
 	presence  *presence
-	providers []*provider
-	cert      webCertificate
-	health    *health
-	listener  net.Listener
-	front     *front
-	web       *web
+	roles     atomic.Pointer[roleTable]
+
+	administration *administration
+	providers      []*provider
+	cert           webCertificate
+	health         *health
+	listener       net.Listener
+	front          *front
+	web            *web
 
 	metricsListener net.Listener
 	metricsServer   *http.Server
@@ -147,6 +150,7 @@ func (s *Server) release() error {
 	for _, p := range s.providers {
 		p.verifier.CloseIdleConnections()
 	}
+	errs = append(errs, s.administration.close())
 	if s.audit != nil {
 		errs = append(errs, drainError(StepAudit, s.audit.Close()))
 	}

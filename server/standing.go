@@ -36,6 +36,7 @@ type standing struct {
 	issuers  map[string]string // of the providers, by name
 	hold     time.Duration     // how long the last view counts while the database is away
 	follow   []follower
+	turn     sync.Mutex    // one look at the database at a time
 	kicked   chan struct{} // look now: something changed; has room for one
 	warned   throttle
 
@@ -160,10 +161,7 @@ func (v *standing) kick() { signal(v.kicked) }
 // changed, and by asking it again and again, because a notice can be lost.
 func (v *standing) run(ctx context.Context) {
 	for {
-		if err := v.refresh(ctx); err != nil && ctx.Err() == nil && v.warned.ok() {
-			v.log.Error("the database does not answer; locks are as they were last seen", "held_for", v.hold, "error", err)
-		}
-		v.lead(ctx)
+		v.catchUp(ctx)
 		timer := time.NewTimer(standingPoll)
 		select {
 		case <-ctx.Done():
@@ -174,6 +172,17 @@ func (v *standing) run(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+}
+
+// catchUp looks at the database now: when it returns, what changed before the call
+// is in force here. Where the database does not answer, the polls go on trying.
+func (v *standing) catchUp(ctx context.Context) {
+	v.turn.Lock()
+	defer v.turn.Unlock()
+	if err := v.refresh(ctx); err != nil && ctx.Err() == nil && v.warned.ok() {
+		v.log.Error("the database does not answer; locks are as they were last seen", "held_for", v.hold, "error", err)
+	}
+	v.lead(ctx)
 }
 
 // lead has the followers follow, and those that failed before try again.

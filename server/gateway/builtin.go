@@ -35,6 +35,8 @@ type Peer struct {
 	Serial   auth.Serial
 	Remote   netip.AddrPort
 	Session  auth.SessionID
+	// Current is the identity as of now, by the latest renewed certificate; read-only.
+	Current func() *auth.Identity
 }
 
 const (
@@ -107,7 +109,7 @@ func (x *stream) serveBuiltIn() {
 	stop := context.AfterFunc(ctx, func() { st.Abort(context.Cause(ctx)) })
 	conn := &builtInConn{Conn: st, st: st, meter: &x.meter}
 	who := x.l.session.Identity()
-	x.inside.Serve(ctx, conn, Peer{Identity: *who, Serial: x.l.session.Serial(), Remote: x.l.remote, Session: who.Session})
+	x.inside.Serve(ctx, conn, Peer{Identity: *who, Serial: x.l.session.Serial(), Remote: x.l.remote, Session: who.Session, Current: x.l.session.Identity})
 	_ = conn.Close()
 	stop()
 	x.auditClosing(conn.result())
