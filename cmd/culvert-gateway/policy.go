@@ -155,7 +155,6 @@ func (p *program) policyFailed(r policyReport, failed *policy.TestError) error {
 }
 
 func failure(f policy.Failure) policyFailure {
-	word := map[bool]string{true: "allow", false: "deny"}
-	return policyFailure{Test: f.Test, Line: f.Pos.Line, Target: f.Target, Want: word[f.Want], Got: word[!f.Want],
+	return policyFailure{Test: f.Test, Line: f.Pos.Line, Target: f.Target, Want: string(f.Want), Got: string(f.Got()),
 		Rule: f.Decision.Rule, Reason: f.Decision.Reason}
 }

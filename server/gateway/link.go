@@ -291,7 +291,8 @@ func (l *link) services() wire.Services {
 	l.g.listing <- struct{}{}
 	defer func() { <-l.g.listing }()
 	set := l.g.cfg.Policy()
-	return wire.Services{Services: set.Services(l.whom().policy), PolicyVersion: set.Version()}
+	ask := policy.Request{Now: l.g.cfg.Now(), Client: l.remote.Addr(), Stale: l.g.cfg.Stale != nil && l.g.cfg.Stale()}
+	return wire.Services{Services: set.Services(l.whom().policy, ask), PolicyVersion: set.Version()}
 }
 
 // warn is called by the register.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/culvert-vpn/culvert/internal/strictconf"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
@@ -26,7 +27,9 @@ type Set struct {
 
 	// Where a target leads: indexes into doc.Services.
 	byName   map[string]int32
-	byHost   map[endpoint]int32   // desktop host name and port, unique
+	byHost   map[endpoint]int32   // desktop host name and port, unique; "*.x" for a wildcard
+	wild     bool                 // there are wildcards
+	byZone   map[zoneKey][]int32  // networks that have the zone
 	byDial   map[endpoint][]int32 // name and port that the gateway dials
 	byAddr   map[addrKey][]int32  // address and port that the gateway dials
 	networks [2]trie              // IPv4, IPv6
@@ -38,7 +41,8 @@ type Set struct {
 	groupDeny map[string][]int32 // rules that deny a group, by the group's provider
 	emailDeny map[string][]int32 // rules that deny an e-mail address, by its provider
 
-	views viewCache
+	views  viewCache
+	nobody *sight // of a nil Subject
 }
 
 // A rule is what matching needs of a Rule. Each element of allow and deny is one entry of its list,
@@ -48,12 +52,28 @@ type rule struct {
 	allow  [][]int32
 	deny   [][]int32
 	reason string // of a refusal by this rule
+
+	cond               *condition // nil: none
+	notBefore, expires time.Time  // zero: unbounded
+	stepUp             *StepUp    // nil: any login will do
+	strict             bool
 }
+
+// timeless reports that a rule, as a deny, applies to its subjects whatever else is the case.
+func (r *rule) timeless() bool { return r.cond == nil && r.notBefore.IsZero() && r.expires.IsZero() }
+
+// plain reports the same of a rule as an allow.
+func (r *rule) plain() bool { return r.timeless() && r.stepUp == nil && !r.strict }
 
 type endpoint struct {
 	kind wire.Kind
 	host string
 	port uint16
+}
+
+type zoneKey struct {
+	kind wire.Kind
+	name string
 }
 
 type addrKey struct {
@@ -96,6 +116,7 @@ func Compile(doc *Document, opts Options) (*Set, error) {
 	if s.grants == nil {
 		s.grants = NewGrants()
 	}
+	s.nobody = &sight{set: s, view: &view{verdicts: make([]verdict, len(doc.Services))}}
 	s.indexServices()
 	s.indexRules()
 	s.indexSubjects()
@@ -116,12 +137,17 @@ func (s *Set) Hosts() []string { return s.hosts }
 func (s *Set) indexServices() {
 	n := len(s.doc.Services)
 	s.byName, s.byHost = make(map[string]int32, n), make(map[endpoint]int32, n)
-	s.byDial, s.byAddr = make(map[endpoint][]int32, n), make(map[addrKey][]int32)
+	s.byDial, s.byAddr, s.byZone = make(map[endpoint][]int32, n), make(map[addrKey][]int32), make(map[zoneKey][]int32)
 	for i, svc := range s.doc.Services {
 		idx := int32(i)
 		s.byName[svc.Name] = idx
 		for _, h := range svc.Hostnames {
 			s.byHost[endpoint{svc.Kind, h, svc.Port}] = idx
+			s.wild = s.wild || strings.HasPrefix(h, wildcard)
+		}
+		for _, z := range svc.Zones {
+			k := zoneKey{svc.Kind, z}
+			s.byZone[k] = append(s.byZone[k], idx)
 		}
 		switch {
 		case svc.IsNetwork():
@@ -176,7 +202,13 @@ func (s *Set) indexRules() {
 	e := s.expander
 	s.rules = make([]rule, len(s.doc.Rules))
 	for i, r := range s.doc.Rules {
-		s.rules[i] = rule{name: r.Name, allow: e.expand(r.Allow), deny: e.expand(r.Deny), reason: r.Reason}
+		s.rules[i] = rule{
+			name: r.Name, allow: e.expand(r.Allow), deny: e.expand(r.Deny), reason: r.Reason,
+			cond: r.cond, notBefore: r.NotBefore, expires: r.Expires, strict: r.Strict,
+		}
+		if r.ReauthWithin > 0 {
+			s.rules[i].stepUp = &StepUp{MaxAge: r.ReauthWithin}
+		}
 		if r.Reason == "" {
 			s.rules[i].reason = "the rule " + quote(r.Name) + " denies it"
 		}
@@ -257,7 +289,12 @@ func checkProviders(doc *Document, providers []string) error {
 		}
 	}
 	for _, r := range doc.Rules {
-		each(r.Users, r.Groups)
+		each(r.Users, slices.Concat(r.Groups, r.lookup))
+	}
+	for _, svc := range doc.Services {
+		if svc.Requestable != nil {
+			each(svc.Requestable.Users, svc.Requestable.Groups)
+		}
 	}
 	for _, t := range doc.Tests {
 		each(t.users(), t.Groups)
@@ -297,16 +334,23 @@ func checkKept(doc *Document, opts Options) error {
 	if opts.Kept == nil {
 		return nil
 	}
-	var errs []error
+	var named []GroupRef
+	for _, svc := range doc.Services {
+		if svc.Requestable != nil {
+			named = append(named, svc.Requestable.Groups...)
+		}
+	}
 	for _, r := range doc.Rules {
-		for _, g := range r.Groups {
-			provider, name, found := strings.Cut(g.Text, "/")
-			if !found || !slices.Contains(opts.Providers, provider) {
-				provider, name = "", g.Text // the only provider's, and slashes are its own
-			}
-			if !opts.Kept(provider, name) {
-				errs = append(errs, errorAt(doc.File, g.Pos, "group %q: the gateway's setting groups.keep leaves it out of certificates, so that no rule for it can match", g.Text))
-			}
+		named = append(append(named, r.Groups...), r.lookup...)
+	}
+	var errs []error
+	for _, g := range named {
+		provider, name, found := strings.Cut(g.Text, "/")
+		if !found || !slices.Contains(opts.Providers, provider) {
+			provider, name = "", g.Text // the only provider's, and slashes are its own
+		}
+		if !opts.Kept(provider, name) {
+			errs = append(errs, errorAt(doc.File, g.Pos, "group %q: the gateway's setting groups.keep leaves it out of certificates, so that no rule for it can match", g.Text))
 		}
 	}
 	return errors.Join(errs...)

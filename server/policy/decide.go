@@ -3,67 +3,108 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
-// Decide answers whether the subject may reach the target now: a service by name, a host name and
-// port as the desktop calls them, or an address and port. It does not allocate where the target is
+// Decide answers whether the subject may reach the target: a service by name, a host name and port as the desktop
+// calls them, or an address and port. Where no condition has to be asked, it does not allocate for a target that is
 // spelled as the policy spells it.
 func (s *Set) Decide(sub *Subject, r Request) Decision {
-	t := r.Target
 	if s == nil {
 		return Decision{Code: wire.CodeUnavailable, Reason: "the gateway has no policy", Remedy: remedyAdmin}
 	}
+	t := r.Target
 	switch {
 	case t.Kind != wire.KindTCP && t.Kind != wire.KindUDP:
 		return s.badTarget("a stream of kind %q is not known", string(t.Kind))
 	case t.Service != "" && (t.Host != "" || t.Port != 0):
 		return s.badTarget("the target names a service and a host")
-	case t.Service != "":
-		return s.decideService(sub, t)
-	case t.Port == 0:
+	case t.Service == "" && t.Port == 0:
 		return s.badTarget("the target has no port")
 	}
-	if idx, ok := s.byHost[endpoint{t.Kind, t.Host, t.Port}]; ok {
-		return s.decideNamed(s.viewOf(sub), idx)
+	q := s.question(sub, r)
+	if t.Service != "" {
+		return q.byService(t)
+	}
+	if idx, ok := s.byHost[endpoint{t.Kind, t.Host, t.Port}]; ok && !strings.HasPrefix(t.Host, wildcard) {
+		return q.named(idx, t)
 	}
 	if addr, err := netip.ParseAddr(t.Host); err == nil {
-		return s.decideAddr(s.viewOf(sub), t.Kind, netip.AddrPortFrom(addr, t.Port), t.Host)
+		return q.address(netip.AddrPortFrom(addr, t.Port), t.Host)
 	}
-	return s.decideHost(sub, t)
+	return q.byHost(t)
 }
 
-func (s *Set) decideService(sub *Subject, t wire.Target) Decision {
-	idx, ok := s.byName[t.Service]
+func (q *question) byService(t wire.Target) Decision {
+	idx, ok := q.set.byName[t.Service]
 	if !ok {
-		return s.unknown("there is no service %s", quote(t.Service))
+		return q.set.noService(t)
 	}
-	svc := s.doc.Services[idx]
+	svc := q.set.doc.Services[idx]
+	if svc.Kind == t.Kind && !svc.IsNetwork() {
+		return q.named(idx, t)
+	}
+	if svc.Hidden && !q.shows(idx) {
+		return q.set.noService(t)
+	}
 	if svc.Kind != t.Kind {
-		return s.unknown("the service %s is a %s service, not %s", svc.Name, svc.Kind, t.Kind)
+		return q.set.unknown("the service %s is a %s service, not %s", svc.Name, svc.Kind, t.Kind)
 	}
-	if svc.IsNetwork() {
-		return s.badTarget("the service %s is a network: open an address in %s", svc.Name, svc.Network)
-	}
-	return s.decideNamed(s.viewOf(sub), idx)
+	return q.set.badTarget("the service %s is a network: open an address in %s", svc.Name, svc.Network)
 }
 
-// decideHost decides a host name in a spelling that the policy does not have, by its one canonical
-// form. What only looks like a name (0177.0.0.1, 2130706433) has none.
-func (s *Set) decideHost(sub *Subject, t wire.Target) Decision {
+// byHost decides a host name by its one canonical form: exactly, by the longest wildcard, or by the longest zone. What
+// only looks like a name (0177.0.0.1, 2130706433) has no such form.
+func (q *question) byHost(t wire.Target) Decision {
 	name, err := canonicalHost(t.Host)
 	if err != nil {
-		return s.badTarget("%s is no host name: %v", quote(t.Host), err)
+		return q.set.badTarget("%s is no host name: %v", quote(t.Host), err)
 	}
-	if idx, ok := s.byHost[endpoint{t.Kind, name, t.Port}]; ok {
-		return s.decideNamed(s.viewOf(sub), idx)
+	t.Host = name
+	if idx, ok := q.set.hostOf(t.Kind, name, t.Port); ok {
+		return q.named(idx, t)
 	}
-	if other, ok := s.byHost[endpoint{otherKind(t.Kind), name, t.Port}]; ok {
-		svc := s.doc.Services[other]
-		return s.unknown("%s port %d is the %s service %s, not %s", name, t.Port, svc.Kind, svc.Name, t.Kind)
+	if idx, ok := q.set.zoneOf(t.Kind, name, t.Port); ok {
+		return q.zoned(idx, t)
 	}
-	return s.unknown("no service is called %s with %s port %d", name, t.Kind, t.Port)
+	other, ok := q.set.hostOf(otherKind(t.Kind), name, t.Port)
+	if ok && (!q.set.doc.Services[other].Hidden || q.shows(other)) {
+		svc := q.set.doc.Services[other]
+		return q.set.unknown("%s port %d is the %s service %s, not %s", name, t.Port, svc.Kind, svc.Name, t.Kind)
+	}
+	return q.set.noService(t)
+}
+
+// hostOf returns the service of a canonical name: the exact one, else the one with the longest wildcard.
+func (s *Set) hostOf(kind wire.Kind, name string, port uint16) (int32, bool) {
+	if idx, ok := s.byHost[endpoint{kind, name, port}]; ok {
+		return idx, true
+	}
+	for s.wild {
+		_, parent, ok := strings.Cut(name, ".")
+		if !ok {
+			break
+		}
+		if idx, ok := s.byHost[endpoint{kind, wildcard + parent, port}]; ok {
+			return idx, true
+		}
+		name = parent
+	}
+	return 0, false
+}
+
+// zoneOf returns the network whose zone holds a canonical name, by the longest zone that has the port.
+func (s *Set) zoneOf(kind wire.Kind, name string, port uint16) (int32, bool) {
+	for more := len(s.byZone) > 0; more; _, name, more = strings.Cut(name, ".") {
+		for _, idx := range s.byZone[zoneKey{kind, name}] {
+			if s.doc.Services[idx].hasPort(port) {
+				return idx, true
+			}
+		}
+	}
+	return 0, false
 }
 
 func otherKind(k wire.Kind) wire.Kind {
@@ -73,41 +114,78 @@ func otherKind(k wire.Kind) wire.Kind {
 	return wire.KindTCP
 }
 
-// decideNamed decides a named service.
-func (s *Set) decideNamed(v *view, idx int32) Decision {
-	svc := s.doc.Services[idx]
-	verdict := v.verdicts[idx]
-	if verdict.kind() != verdictAllow {
-		return s.refuse(v, idx, verdict)
-	}
-	return Decision{
-		Allowed: true, Code: wire.CodeOK, Service: svc, Rule: s.rules[verdict.rule()].name, Version: s.version,
-		Dial: Dial{Kind: svc.Kind, Host: svc.Host, Port: svc.HostPort, Literal: svc.Addr.IsValid()},
-	}
+// shows reports whether a service, though hidden, is there for this person.
+func (q *question) shows(idx int32) bool {
+	r := q.rule(idx)
+	return r.allows() || r.kind() == verdictStepUp
 }
 
-// decideAddr decides an address by all services that contain it. text is how it was written.
-func (s *Set) decideAddr(v *view, kind wire.Kind, at netip.AddrPort, text string) Decision {
-	if at.Addr().Zone() != "" {
-		return s.badTarget("an address with a zone (%s) means nothing here", quote(at.Addr().String()))
+// named decides a named service; t is how it was asked for.
+func (q *question) named(idx int32, t wire.Target) Decision {
+	svc := q.set.doc.Services[idx]
+	q.at = netip.AddrPortFrom(svc.Addr, svc.HostPort)
+	r := q.rule(idx)
+	if !r.allows() {
+		return q.refuseNamed(idx, &r, t)
 	}
-	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
-	what, special := SpecialRange(at.Addr())
-	t := s.gather(v, kind, at, special)
+	return q.allow(idx, &r, Dial{Kind: svc.Kind, Host: svc.Host, Port: svc.HostPort, Literal: svc.Addr.IsValid()})
+}
+
+// decideService decides a service as such. A network is decided without an address; what a condition asks of one is then unknown.
+func (s *Set) decideService(sub *Subject, r Request, idx int32) Decision {
+	q := s.question(sub, r)
+	svc := s.doc.Services[idx]
+	q.kind, q.at = svc.Kind, netip.AddrPortFrom(svc.Addr, svc.HostPort)
+	is := q.rule(idx)
+	if !is.allows() {
+		return q.refuse(idx, &is)
+	}
+	return q.allow(idx, &is, Dial{Kind: svc.Kind, Host: svc.Host, Port: svc.HostPort, Literal: svc.Addr.IsValid(), Network: svc.IsNetwork()})
+}
+
+// zoned decides a name in a zone of a network. Its address is decided when it is known.
+func (q *question) zoned(idx int32, t wire.Target) Decision {
+	q.at = netip.AddrPortFrom(netip.Addr{}, t.Port)
+	r := q.rule(idx)
+	if !r.allows() {
+		return q.refuseNamed(idx, &r, t)
+	}
+	return q.allow(idx, &r, Dial{Kind: t.Kind, Host: t.Host, Port: t.Port, Zone: true})
+}
+
+func (q *question) allow(idx int32, r *ruling, to Dial) Decision {
+	d := Decision{
+		Allowed: true, Code: wire.CodeOK, Service: q.set.doc.Services[idx], Version: q.set.version, Dial: to, Until: r.until,
+	}
+	if r.kind() == verdictGranted {
+		d.Rule, d.Grant = r.grant.rule, r.grant.ID
+	} else {
+		d.Rule = q.set.rules[r.rule()].name
+	}
+	return d
+}
+
+// address decides an address by all services that contain it. text is how it was written.
+func (q *question) address(at netip.AddrPort, text string) Decision {
+	if at.Addr().Zone() != "" {
+		return q.set.badTarget("an address with a zone (%s) means nothing here", quote(at.Addr().String()))
+	}
+	q.at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	what, special := SpecialRange(q.at.Addr())
+	t := newTally()
+	q.gather(&t, special)
 	switch {
 	case t.best < 0 && special:
-		return s.specialAddress(at.Addr(), what)
+		return q.set.specialAddress(q.at.Addr(), what)
 	case t.best < 0:
-		return s.unknown("no service contains %s with %s port %d", at.Addr(), kind, at.Port())
-	case t.deny != verdictNone:
-		return s.refuse(v, t.best, t.deny)
-	case t.allow == verdictNone:
-		return s.refuse(v, t.best, verdictNone)
+		return q.set.noAddress(q.kind, q.at)
+	case t.deny.denies() || !t.allow.allows():
+		return q.refuseAddress(&t)
 	}
-	return Decision{
-		Allowed: true, Code: wire.CodeOK, Service: s.doc.Services[t.best], Rule: s.rules[t.allow.rule()].name, Version: s.version,
-		Dial: Dial{Kind: kind, Host: canonicalAddr(at.Addr(), text), Port: at.Port(), Literal: t.literal, Network: true},
-	}
+	t.allow.until = t.until
+	return q.allow(t.best, &t.allow, Dial{
+		Kind: q.kind, Host: canonicalAddr(q.at.Addr(), text), Port: q.at.Port(), Literal: t.literal, Network: true,
+	})
 }
 
 // canonicalAddr is addr.String(), without an allocation where text is that already.
@@ -119,102 +197,50 @@ func canonicalAddr(addr netip.Addr, text string) string {
 	return text
 }
 
-// A tally collects the services that contain an address.
-type tally struct {
-	best        int32 // the most precise one, or -1
-	rank        int
-	literal     bool    // one of them names the address itself
-	deny, allow verdict // of the first service that has one
-}
-
-// Ranks order services by precision; a network's rank is the number of addresses that it excludes.
-const (
-	rankNamed   = 1000
-	rankLearned = 999
-)
-
-func (t *tally) add(v *view, idx int32, rank int) {
-	if rank > t.rank {
-		t.best, t.rank = idx, rank
-	}
-	switch verdict := v.verdicts[idx]; {
-	case verdict.denies() && t.deny == verdictNone:
-		t.deny = verdict
-	case verdict.kind() == verdictAllow && t.allow == verdictNone:
-		t.allow = verdict
-	}
-}
-
-// gather finds the services that contain an address. To a special address belong only those that name
-// it literally: by itself, or as a network of one address.
-func (s *Set) gather(v *view, kind wire.Kind, at netip.AddrPort, special bool) tally {
-	t := tally{best: -1, rank: -1}
-	for _, idx := range s.byAddr[addrKey{kind, at}] {
-		t.add(v, idx, rankNamed)
-		t.literal = true
-	}
-	s.gatherNetworks(&t, v, kind, at, special)
-	if special {
-		return t
-	}
-	for _, host := range s.resolved.hostsAt(at.Addr()) {
-		for _, idx := range s.byDial[endpoint{kind, host, at.Port()}] {
-			t.add(v, idx, rankLearned)
-		}
-	}
-	return t
-}
-
-func (s *Set) gatherNetworks(t *tally, v *view, kind wire.Kind, at netip.AddrPort, special bool) {
-	nodes := s.networks[familyOf(at.Addr())].nodes
-	if len(nodes) == 0 {
-		return
-	}
-	bits, full := bitsOf(at.Addr()), at.Addr().BitLen()
-	n := int32(0)
-	for depth := 0; ; depth++ {
-		if !special || depth == full {
-			for _, idx := range nodes[n].services {
-				if svc := s.doc.Services[idx]; svc.Kind == kind && svc.hasPort(at.Port()) {
-					t.add(v, idx, depth)
-					t.literal = t.literal || depth == full
-				}
-			}
-		}
-		if depth == full {
-			return
-		}
-		if n = nodes[n].child[bits.at(depth)]; n == 0 {
-			return
-		}
-	}
-}
-
-// DecideAddr decides an allowed decision once more for an address that is about to be dialed. For a
-// name it asks the special ranges and the network denies; for a target that was an address, it allows
-// that address only. What was refused stays refused.
+// DecideAddr decides an allowed decision once more for an address that is about to be dialed. For a name it asks the
+// special ranges and the network denies; a name in a zone has to lead into its network, and its address has to be
+// allowed as one; for a target that was an address, it allows that address only. What was refused stays refused.
 func (s *Set) DecideAddr(sub *Subject, r Request, d Decision, at netip.AddrPort) Decision {
 	if s == nil || !d.Allowed || d.Service == nil {
 		return s.refuseAgain(d)
 	}
-	addr := at.Addr().Unmap()
-	if what, special := SpecialRange(addr); special && !(d.Dial.Literal && canonicalAddr(addr, d.Dial.Host) == d.Dial.Host) {
+	q := s.question(sub, r)
+	q.kind, q.at = d.Dial.Kind, netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	if d.Dial.Zone {
+		return q.inZone(d)
+	}
+	addr := q.at.Addr()
+	what, special := SpecialRange(addr)
+	switch {
+	case special && !(d.Dial.Literal && canonicalAddr(addr, d.Dial.Host) == d.Dial.Host):
 		return s.refuseAddr(d, s.specialAddress(addr, what))
+	case (d.Dial.Network || d.Dial.Literal) && (at.Port() != d.Dial.Port || canonicalAddr(addr, d.Dial.Host) != d.Dial.Host):
+		return s.refuseAddr(d, s.otherAddress(at))
+	case d.Dial.Network:
+		return q.address(at, d.Dial.Host)
 	}
-	if d.Dial.Network || d.Dial.Literal {
-		if at.Port() != d.Dial.Port || canonicalAddr(addr, d.Dial.Host) != d.Dial.Host {
-			return s.refuseAddr(d, s.otherAddress(at))
-		}
+	t := newTally()
+	q.gatherNetworks(&t, false)
+	if t.deny.denies() {
+		return s.refuseAddr(d, q.refuseAddress(&t))
 	}
-	if d.Dial.Network {
-		return s.decideAddr(s.viewOf(sub), d.Dial.Kind, at, d.Dial.Host)
+	earliest(&d.Until, t.until)
+	return d
+}
+
+// inZone decides what a name in a zone resolved to. The service stays the one that the name belongs to.
+func (q *question) inZone(d Decision) Decision {
+	if q.at.Port() != d.Dial.Port {
+		return q.set.refuseAddr(d, q.set.otherAddress(q.at))
 	}
-	t := tally{best: -1, rank: -1}
-	v := s.viewOf(sub)
-	s.gatherNetworks(&t, v, d.Dial.Kind, netip.AddrPortFrom(addr, at.Port()), false)
-	if t.deny != verdictNone {
-		return s.refuseAddr(d, s.refuse(v, t.best, t.deny))
+	if !d.Service.Network.Contains(q.at.Addr()) {
+		return q.set.refuseAddr(d, q.set.outsideZone(q.at.Addr(), d.Service))
 	}
+	is := q.address(q.at, d.Dial.Host)
+	if !is.Allowed {
+		return q.set.refuseAddr(d, is)
+	}
+	earliest(&d.Until, is.Until)
 	return d
 }
 
@@ -235,29 +261,40 @@ func (s *Set) refuseAgain(d Decision) Decision {
 func (s *Set) refuseAddr(asked, refusal Decision) Decision {
 	refusal.Service = asked.Service
 	if !asked.Dial.Network {
+		if refusal.Code == wire.CodeNoSuchService {
+			refusal.Code = wire.CodeDenied // the service is there; where it leads is not
+		}
 		refusal.Reason = fmt.Sprintf("%s leads to an address that is refused: %s", asked.Service.Name, refusal.Reason)
 	}
 	return refusal
 }
 
-// Services returns what this subject may see, as the desktop gets it, in the file's order. Services that
-// are not allowed are there too, with the reason.
-func (s *Set) Services(sub *Subject) []wire.Service {
-	v := s.viewOf(sub)
-	list := make([]wire.Service, len(s.doc.Services))
+// Services returns what this subject may see, as the desktop gets it, in the file's order. Services that are not
+// allowed are there too, with the reason, unless they are hidden. The request's target does not matter.
+func (s *Set) Services(sub *Subject, r Request) []wire.Service {
+	q := s.question(sub, r)
+	q.opening, q.listing = false, true
+	list := make([]wire.Service, 0, len(s.doc.Services))
 	for i, svc := range s.doc.Services {
-		list[i] = wire.Service{
+		q.kind, q.at = svc.Kind, netip.AddrPortFrom(svc.Addr, svc.HostPort)
+		r := q.rule(int32(i))
+		if svc.Hidden && !r.allows() {
+			continue
+		}
+		entry := wire.Service{
 			Name: svc.Name, Description: svc.Description, Kind: svc.Kind, Label: svc.Label,
-			Hostnames: svc.Hostnames, Port: svc.Port, Ports: svc.Ports, Tags: svc.Tags,
+			Hostnames: svc.Hostnames, Port: svc.Port, Ports: svc.Ports, Tags: svc.Tags, Zones: svc.Zones, Allowed: r.allows(),
 		}
 		if svc.IsNetwork() {
-			list[i].Networks = []netip.Prefix{svc.Network}
+			entry.Networks = []netip.Prefix{svc.Network}
 		}
-		if verdict := v.verdicts[i]; verdict.kind() == verdictAllow {
-			list[i].Allowed = true
-		} else {
-			list[i].Reason = s.refuse(v, int32(i), verdict).Reason
+		if !entry.Allowed {
+			entry.Reason = q.refuse(int32(i), &r).Reason
+			if svc.Requestable != nil && !r.denies() {
+				entry.Requestable = svc.Requestable.Max
+			}
 		}
+		list = append(list, entry)
 	}
 	return list
 }

@@ -317,7 +317,7 @@ func TestLearn(t *testing.T) {
 
 func TestServices(t *testing.T) {
 	s := mustLoad(t, office, "corp")
-	list := s.Services(sub("a@b.c", "engineering")())
+	list := s.Services(sub("a@b.c", "engineering")(), Request{})
 	if err := (&wire.Services{Services: list}).Validate(); err != nil {
 		t.Fatal(err)
 	}

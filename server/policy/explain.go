@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -15,6 +16,8 @@ const (
 	remedyAdmin    = "ask an administrator of this gateway, and give the reference"
 	remedyLogin    = "log in again; if it stays so, tell an administrator and give the reference"
 	remedyServices = "run \"culvert services\" to see what there is"
+	remedyStepUp   = "log in again: run \"culvert login\""
+	remedyWait     = "try again in a moment; streams that are open go on"
 	remedySpell    = "check how it is written"
 )
 
@@ -32,6 +35,18 @@ func (s *Set) unknown(format string, args ...any) Decision {
 	}
 }
 
+// noService is the answer for a name that is not there. That of a hidden service is the same to the letter.
+func (s *Set) noService(t wire.Target) Decision {
+	if t.Service != "" {
+		return s.unknown("there is no service %s", quote(t.Service))
+	}
+	return s.unknown("no service is called %s with %s port %d", t.Host, t.Kind, t.Port)
+}
+
+func (s *Set) noAddress(kind wire.Kind, at netip.AddrPort) Decision {
+	return s.unknown("no service contains %s with %s port %d", at.Addr(), kind, at.Port())
+}
+
 func (s *Set) specialAddress(addr netip.Addr, what string) Decision {
 	return Decision{
 		Code: wire.CodeDenied, Condition: ConditionSpecialAddress, Version: s.version,
@@ -47,31 +62,148 @@ func (s *Set) otherAddress(at netip.AddrPort) Decision {
 	}
 }
 
-// refuse explains a verdict that is not an allow.
-func (s *Set) refuse(v *view, idx int32, verdict verdict) Decision {
+func (s *Set) outsideZone(addr netip.Addr, svc *Service) Decision {
+	return Decision{
+		Code: wire.CodeDenied, Condition: ConditionOutsideZone, Version: s.version,
+		Reason: fmt.Sprintf("%s is not in the network %s of its zone", addr.WithZone(""), svc.Network), Remedy: remedyAdmin,
+	}
+}
+
+// refuseNamed refuses a service that was asked for by a name. Who may not know of it gets the answer of a name that is not there.
+func (q *question) refuseNamed(idx int32, r *ruling, t wire.Target) Decision {
+	is := q.refuse(idx, r)
+	if !q.set.doc.Services[idx].Hidden || r.kind() == verdictStepUp {
+		return is
+	}
+	return hide(q.set.noService(t), is)
+}
+
+// hide returns what is told instead of what is so.
+func hide(told, is Decision) Decision {
+	told.Hidden = &is
+	return told
+}
+
+// refuseAddress refuses an address, as the most precise service that the person may know of.
+func (q *question) refuseAddress(t *tally) Decision {
+	var is Decision
+	switch {
+	case t.deny.denies():
+		is = q.refuse(t.best, &t.deny)
+	case t.allow.kind() == verdictStepUp:
+		return q.refuse(t.shown, &t.allow)
+	default:
+		is = q.refuse(t.best, &t.own)
+	}
+	switch {
+	case t.shown < 0:
+		return hide(q.set.noAddress(q.kind, q.at), is)
+	case t.deny.denies() && !t.veiled:
+		if t.shown == t.best {
+			return is
+		}
+		return hide(q.refuse(t.shown, &t.deny), is)
+	case t.said.allows() || t.said.kind() == verdictStepUp:
+		return hide(q.refuse(t.shown, &ruling{}), is)
+	case t.shown != t.best:
+		return hide(q.refuse(t.shown, &t.said), is)
+	}
+	if t.deny.denies() {
+		return hide(q.refuse(t.shown, &t.said), is)
+	}
+	return is
+}
+
+// refuse explains a ruling that is not an allow.
+func (q *question) refuse(idx int32, r *ruling) Decision {
+	s, v := q.set, q.seen.view
 	d := Decision{
-		Code: wire.CodeDenied, Service: s.doc.Services[idx], Version: s.version,
+		Code: wire.CodeDenied, Service: s.doc.Services[idx], Version: s.version, Until: r.until,
 		Condition: ConditionNoAllow, Reason: s.noAllow[idx], Remedy: remedyAdmin,
 	}
-	if verdict.denies() {
-		r := &s.rules[verdict.rule()]
-		d.Rule, d.Condition, d.Reason = r.name, ConditionDenied, r.reason
+	switch kind := r.kind(); {
+	case kind == verdictStepUp:
+		q.stepUp(&d, r)
+	case r.denies():
+		q.denied(&d, r)
+	case v.groupsUnknown && r.near.cond == ConditionNone:
+		d.Condition, d.Remedy = ConditionGroupsUnknown, remedyLogin
+		d.Reason = "the provider did not say which groups you are in, so no rule for a group applies: " + d.Reason
+	case v.emailIgnored && r.near.cond == ConditionNone:
+		d.Condition = ConditionEmailUntrusted
+		d.Reason = "your provider does not vouch for your e-mail address, so no rule for it applies: " + d.Reason
+	case r.near.cond != ConditionNone:
+		q.nearly(&d, r)
 	}
-	switch kind := verdict.kind(); {
+	if how := d.Service.Requestable; how != nil && r.kind() == verdictNone {
+		d.Remedy = fmt.Sprintf("run \"culvert request %s --for %s --reason ...\" to ask for it", d.Service.Name, duration(min(how.Max, time.Hour)))
+	}
+	return d
+}
+
+// stepUp says that a fresh login opens it.
+func (q *question) stepUp(d *Decision, r *ruling) {
+	rl := &q.set.rules[r.rule()]
+	d.Code, d.Rule, d.Condition, d.StepUp = wire.CodeStepUpRequired, rl.name, ConditionReauth, rl.stepUp
+	d.Reason = fmt.Sprintf("%s asks for a login that is at most %s old", d.Service.Name, duration(rl.stepUp.MaxAge))
+	d.Remedy = remedyStepUp
+}
+
+// denied says which deny it was, and if nobody could decide it, why it applies.
+func (q *question) denied(d *Decision, r *ruling) {
+	rl := &q.set.rules[r.rule()]
+	d.Rule, d.Condition, d.Reason = rl.name, ConditionDenied, rl.reason
+	switch kind := r.kind(); {
+	case r.doubt.cond != ConditionNone:
+		d.Condition = r.doubt.cond
+		d.Reason = doubtful(r.doubt) + ", so a deny that asks for it applies: " + d.Reason
 	case kind == verdictDenyGroup:
 		d.Condition, d.Remedy = ConditionGroupsUnknown, remedyLogin
 		d.Reason = "the provider did not say which groups you are in, so a deny for a group applies to you: " + d.Reason
 	case kind == verdictDenyEmail:
 		d.Condition, d.Remedy = ConditionEmailUntrusted, remedyLogin
 		d.Reason = "your provider does not vouch for an e-mail address of yours, so a deny for one applies to you: " + d.Reason
-	case kind == verdictNone && v.groupsUnknown:
-		d.Condition, d.Remedy = ConditionGroupsUnknown, remedyLogin
-		d.Reason = "the provider did not say which groups you are in, so no rule for a group applies: " + d.Reason
-	case kind == verdictNone && v.emailIgnored:
-		d.Condition = ConditionEmailUntrusted
-		d.Reason = "your provider does not vouch for your e-mail address, so no rule for it applies: " + d.Reason
 	}
-	return d
+}
+
+// doubtful says why a condition could not be decided.
+func doubtful(f failure) string {
+	switch f.cond {
+	case ConditionUnknown:
+		verb := " is"
+		if strings.Contains(f.detail, ",") {
+			verb = " are"
+		}
+		return f.detail + verb + " unknown"
+	case ConditionCost:
+		return "its condition takes too long to decide"
+	}
+	return "its condition cannot be decided (" + f.detail + ")"
+}
+
+// nearly says what stood in the way of the rule that came closest.
+func (q *question) nearly(d *Decision, r *ruling) {
+	d.Condition = r.near.cond
+	if r.near.rule < 0 {
+		d.Reason = fmt.Sprintf("what you asked for (request %s) ended at %s", r.grant.ID, moment(r.grant.Until))
+		return
+	}
+	rl := &q.set.rules[r.near.rule]
+	name := "the rule " + quote(rl.name)
+	switch r.near.cond {
+	case ConditionNotYet:
+		d.Reason = name + " begins at " + moment(rl.notBefore)
+	case ConditionExpired:
+		d.Reason = name + " expired at " + moment(rl.expires)
+	case ConditionStale:
+		d.Reason = name + " allows nothing while the gateway cannot ask its database"
+		d.Remedy = remedyWait
+	case ConditionFalse:
+		d.Reason = name + " has a condition on " + r.near.detail + " that does not hold"
+	default:
+		d.Reason = doubtful(r.near.failure) + ", so " + name + " does not apply"
+	}
+	d.Reason += ": " + q.set.noAllow[q.set.byName[d.Service.Name]]
 }
 
 // maxNamedGroups is how many groups the reason of a default deny names.

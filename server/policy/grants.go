@@ -22,7 +22,13 @@ type Grant struct {
 // concurrent use; its zero value is empty.
 type Grants struct {
 	mu sync.RWMutex
-	of map[grantKey]Grant
+	of map[grantKey]*granted
+}
+
+// granted is a Grant with what decisions say of it.
+type granted struct {
+	Grant
+	rule string
 }
 
 type grantKey struct {
@@ -36,30 +42,29 @@ func NewGrants() *Grants { return new(Grants) }
 // Replace makes the list the whole table. Of several grants of one service to one person the longest counts. It
 // reports whether something changed: whether open streams have to be decided again.
 func (g *Grants) Replace(list []Grant) (changed bool) {
-	next := make(map[grantKey]Grant, len(list))
+	next := make(map[grantKey]*granted, len(list))
 	for _, one := range list {
 		k := grantKey{one.User, one.Service}
-		if had, ok := next[k]; !ok || one.Until.After(had.Until) {
-			next[k] = one
+		if had := next[k]; had == nil || one.Until.After(had.Until) {
+			next[k] = &granted{one, "request " + one.ID}
 		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if maps.EqualFunc(g.of, next, Grant.equal) {
+	if maps.EqualFunc(g.of, next, (*granted).equal) {
 		return false
 	}
 	g.of = next
 	return true
 }
 
-func (g Grant) equal(other Grant) bool { return g.ID == other.ID && g.Until.Equal(other.Until) }
+func (g *granted) equal(other *granted) bool { return g.ID == other.ID && g.Until.Equal(other.Until) }
 
-// find returns what is granted to a person for a service; it may be over.
-func (g *Grants) find(user auth.UserID, service string) (Grant, bool) {
+// find returns what is granted to a person for a service, or nil; it may be over.
+func (g *Grants) find(user auth.UserID, service string) *granted {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	found, ok := g.of[grantKey{user, service}]
-	return found, ok
+	return g.of[grantKey{user, service}]
 }
 
 // Requestable returns how a service can be asked for, and whether it can be.

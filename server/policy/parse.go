@@ -40,7 +40,7 @@ func Parse(name string, data []byte) (*Document, error) {
 	if err := strictconf.DecodeNode(name, root, new(yaml.Node)); err != nil {
 		return nil, err
 	}
-	d := &decoder{doc: &Document{File: name, Digest: DigestOf(data)}}
+	d := &decoder{doc: &Document{File: name, Digest: DigestOf(data)}, source: locator{data: data}}
 	d.document(root)
 	d.resolve()
 	if err := d.err(); err != nil {
@@ -64,8 +64,10 @@ func errorAt(file string, pos Pos, format string, args ...any) *strictconf.Error
 
 // A decoder walks the nodes and collects faults.
 type decoder struct {
-	doc    *Document
-	faults []*strictconf.Error
+	doc        *Document
+	source     locator
+	conditions *environment // made at the first condition
+	faults     []*strictconf.Error
 }
 
 func (d *decoder) fault(pos Pos, format string, args ...any) {
@@ -98,11 +100,8 @@ func posOf(n *yaml.Node) Pos { return Pos{n.Line, n.Column} }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
-// keys are what a section accepts. later are keys of the format that this version does not have.
-type keys struct {
-	read  map[string]func(*yaml.Node)
-	later []string
-}
+// keys are what a section accepts.
+type keys map[string]func(*yaml.Node)
 
 // section reads a mapping key by key. An empty value is an empty section.
 func (d *decoder) section(n *yaml.Node, what string, k keys) {
@@ -115,15 +114,11 @@ func (d *decoder) section(n *yaml.Node, what string, k keys) {
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
-		read, known := k.read[key.Value]
-		switch {
-		case known:
+		if read, known := k[key.Value]; known {
 			read(value)
-		case slices.Contains(k.later, key.Value):
-			d.fault(posOf(key), "this version does not have the key %q yet, so it cannot hold what it says", key.Value)
-		default:
-			d.fault(posOf(key), "unknown key %s in %s%s", quote(key.Value), what, didYouMean(key.Value, k.read))
+			continue
 		}
+		d.fault(posOf(key), "unknown key %s in %s%s", quote(key.Value), what, didYouMean(key.Value, k))
 	}
 }
 
@@ -205,7 +200,7 @@ func (d *decoder) number(n *yaml.Node, what string, low, high int) (int, bool) {
 
 func (d *decoder) document(root *yaml.Node) {
 	versioned := false
-	d.section(root, "the policy", keys{read: map[string]func(*yaml.Node){
+	d.section(root, "the policy", keys{
 		"version": func(n *yaml.Node) {
 			versioned = true
 			d.number(n, "version", 1, 1)
@@ -213,7 +208,7 @@ func (d *decoder) document(root *yaml.Node) {
 		"services": d.services,
 		"rules":    func(n *yaml.Node) { d.list(n, "rules", MaxRules, d.rule) },
 		"tests":    func(n *yaml.Node) { d.list(n, "tests", MaxTests, d.test) },
-	}})
+	})
 	if !versioned {
 		d.fault(posOf(root), `the key "version" is missing; write "version: 1"`)
 	}

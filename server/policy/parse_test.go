@@ -13,6 +13,14 @@ func doc(fragment string) string { return "version: 1\n" + fragment }
 
 const wiki = "services:\n  wiki: {address: 'wiki.internal:8080', tags: [office]}\n"
 
+// ruleWith returns a rule for wiki in line 5 with more keys, which begin in column 57.
+func ruleWith(more string) string {
+	return "rules:\n  - {name: r, subjects: {groups: [a]}, allow: [wiki],   " + more + "}\n"
+}
+
+// longRule is one in lines 4 to 7, to which keys can be added.
+const longRule = "rules:\n  - name: r\n    subjects: {groups: [a]}\n    allow: [wiki]\n"
+
 func TestParseFaultsHaveAPlaceAndAHint(t *testing.T) {
 	tests := []struct{ name, in, want string }{
 		{"empty", "", `p.yaml: the file is empty`},
@@ -29,9 +37,6 @@ func TestParseFaultsHaveAPlaceAndAHint(t *testing.T) {
 		{"service name", doc("services:\n  Wiki: {address: 'a.b:1'}\n"), `p.yaml:3:3: service "Wiki": a name is 1 to 63`},
 		{"reserved name", doc("services:\n  culvert-admin: {address: 'a.b:1'}\n"), `p.yaml:3:3: service "culvert-admin": names that begin with "culvert-"`},
 		{"service key", doc("services:\n  wiki: {adress: 'a.b:1'}\n"), `p.yaml:3:10: unknown key "adress" in the service "wiki" (did you mean "address"?)`},
-		{"hidden", doc("services:\n  wiki: {address: 'a.b:1', hidden: true}\n"), `p.yaml:3:28: this version does not have the key "hidden" yet`},
-		{"requestable", doc("services:\n  wiki: {address: 'a.b:1', requestable: {max: 4h}}\n"), `the key "requestable" yet`},
-		{"zones", doc("services:\n  lab: {network: 10.0.0.0/8, ports: [22], zones: [x.y]}\n"), `the key "zones" yet`},
 		{"neither", doc("services:\n  wiki: {description: x}\n"), `p.yaml:3:3: service "wiki" has neither "address"`},
 		{"both", doc("services:\n  wiki: {address: 'a.b:1', network: 10.0.0.0/8, ports: [1]}\n"), `has an address and a network`},
 		{"address without port", doc("services:\n  wiki: {address: wiki.internal}\n"), `p.yaml:3:19: address "wiki.internal": want host:port`},
@@ -49,7 +54,6 @@ func TestParseFaultsHaveAPlaceAndAHint(t *testing.T) {
 		{"number for text", doc("services:\n  wiki: {address: 'a.b:1', description: 12}\n"), `write "12" in quotes`},
 		{"bool for text", doc("services:\n  wiki: {address: 'a.b:1', description: true}\n"), `write "true" in quotes`},
 		{"bidi in text", doc("services:\n  wiki: {address: 'a.b:1', description: \"a\\u202eb\"}\n"), `another character that is not printed`},
-		{"wildcard", doc("services:\n  wiki: {address: 'a.b:1', hostnames: ['*.wiki.x']}\n"), `this version does not have wildcards yet`},
 		{"host name is address", doc("services:\n  wiki: {address: 'a.b:1', hostnames: [10.0.0.1]}\n"), `host name "10.0.0.1": it looks like an address`},
 		{"host name decimal", doc("services:\n  wiki: {address: 'a.b:1', hostnames: ['2130706433']}\n"), `it looks like an address`},
 		{"host name localhost", doc("services:\n  wiki: {address: 'a.b:1', hostnames: [Wiki.LocalHost]}\n"), `means each desktop itself`},
@@ -85,11 +89,6 @@ func TestParseFaultsHaveAPlaceAndAHint(t *testing.T) {
 		{"tag without prefix", doc(wiki + "rules:\n  - {name: r, subjects: {groups: [a]}, allow: [office]}\n"), `there is no service "office" (did you mean "tag:office"?)`},
 		{"entry twice", doc(wiki + "rules:\n  - {name: r, subjects: {groups: [a]}, allow: [wiki, wiki]}\n"), `"wiki" stands here a second time`},
 		{"allowed and denied", doc(wiki + "rules:\n  - {name: r, subjects: {groups: [a]}, allow: [wiki], deny: [wiki]}\n"), `allows and denies "wiki"`},
-		{"when", doc(wiki + "rules:\n  - {name: r, subjects: {groups: [a]}, allow: [wiki], when: 'true'}\n"), `p.yaml:5:55: this version does not have the key "when" yet`},
-		{"reauth_within", doc(wiki + "rules:\n  - {name: r, reauth_within: 15m}\n"), `the key "reauth_within" yet`},
-		{"not_before", doc(wiki + "rules:\n  - {name: r, not_before: 2026-12-01T00:00:00Z}\n"), `the key "not_before" yet`},
-		{"expires", doc(wiki + "rules:\n  - {name: r, expires: 2026-12-01T00:00:00Z}\n"), `the key "expires" yet`},
-		{"strict", doc(wiki + "rules:\n  - {name: r, strict: true}\n"), `the key "strict" yet`},
 		{"user form", doc(wiki + "rules:\n  - {name: r, subjects: {users: [ada]}, allow: [wiki]}\n"), `user "ada": want an e-mail address`},
 		{"user two ats", doc(wiki + "rules:\n  - {name: r, subjects: {users: [a@evil@corp.example]}, allow: [wiki]}\n"), `user "a@evil@corp.example": want an e-mail address`},
 		{"user bare subject", doc(wiki + "rules:\n  - {name: r, subjects: {users: ['sub:1']}, allow: [wiki]}\n"), `user "sub:1"`},
@@ -97,9 +96,72 @@ func TestParseFaultsHaveAPlaceAndAHint(t *testing.T) {
 		{"users not a list", doc(wiki + "rules:\n  - {name: r, subjects: {users: a@b.c}, allow: [wiki]}\n"), `want users here, a list`},
 		{"group number", doc(wiki + "rules:\n  - {name: r, subjects: {groups: [12]}, allow: [wiki]}\n"), `group: write "12" in quotes`},
 
+		{"hidden", doc("services:\n  wiki: {address: 'a.b:1', hidden: yes}\n"), `p.yaml:3:36: hidden: write true or false`},
+		{"hidden and requestable", doc("services:\n  wiki: {address: 'a.b:1', hidden: true, requestable: {max: 4h}}\n"), `is hidden and requestable`},
+		{"requestable without max", doc("services:\n  wiki: {address: 'a.b:1', requestable: {approvers: {groups: [it]}}}\n"), `requestable needs "max"`},
+		{"requestable key", doc("services:\n  wiki: {address: 'a.b:1', requestable: {max: 4h, approver: {}}}\n"), `unknown key "approver" in requestable (did you mean "approvers"?)`},
+		{"requestable by everybody", doc("services:\n  wiki: {address: 'a.b:1', requestable: {max: 4h, approvers: {users: ['*']}}}\n"), `would let anybody approve`},
+		{"requestable for no time", doc("services:\n  wiki: {address: 'a.b:1', requestable: {max: 0s}}\n"), `max: "0s" is no duration`},
+		{"wildcard in the middle", doc("services:\n  wiki: {address: 'a.b:1', hostnames: ['a.*.x']}\n"), `a wildcard is "*." and a name`},
+		{"wildcard alone", doc("services:\n  wiki: {address: 'a.b:1', hostnames: ['*']}\n"), `a wildcard is "*." and a name`},
+		{"wildcard twice", doc("services:\n  wiki: {address: 'a.b:1', hostnames: ['*.*.wiki.x']}\n"), `a wildcard is "*." and a name`},
+		{"wildcard over a top-level domain", doc("services:\n  wiki: {address: 'a.b:1', hostnames: ['*.corp']}\n"), `a wildcard over a top-level domain`},
+		{"wildcard over a suffix", doc("services:\n  wiki: {address: 'a.b:1', hostnames: ['*.co.uk']}\n"), `a wildcard over a top-level domain`},
+		{"wildcard taken", doc("services:\n  a: {address: 'a.b:1', hostnames: ['*.w.x'], port: 80}\n  b: {address: 'a.c:2', hostnames: ['*.W.x'], port: 80}\n"), `service "b": *.w.x with tcp port 80 is the service "a" already (line 3)`},
+		{"zones on named", doc("services:\n  wiki: {address: 'a.b:1', zones: [x.y]}\n"), `the key "zones" is only for networks`},
+		{"zone top-level", doc("services:\n  lab: {network: 10.0.0.0/8, ports: [22], zones: [corp]}\n"), `p.yaml:3:51: zone "corp" is a top-level domain`},
+		{"zone suffix", doc("services:\n  lab: {network: 10.0.0.0/8, ports: [22], zones: [co.uk]}\n"), `zone "co.uk" is a top-level domain`},
+		{"zone wildcard", doc("services:\n  lab: {network: 10.0.0.0/8, ports: [22], zones: ['*.lab.x']}\n"), `zone "*.lab.x": write the domain alone`},
+		{"zone with dot", doc("services:\n  lab: {network: 10.0.0.0/8, ports: [22], zones: [.lab.x]}\n"), `zone ".lab.x": write the domain alone`},
+		{"zone localhost", doc("services:\n  lab: {network: 10.0.0.0/8, ports: [22], zones: [a.localhost]}\n"), `means each desktop itself`},
+		{"zone address", doc("services:\n  lab: {network: 10.0.0.0/8, ports: [22], zones: [10.0.0.1]}\n"), `zone "10.0.0.1": it looks like an address`},
+		{"zone twice", doc("services:\n  lab: {network: 10.0.0.0/8, ports: [22], zones: [lab.x, LAB.x.]}\n"), `zone "lab.x" stands here a second time`},
+		{"zone of two", doc("services:\n  a: {network: 10.0.0.0/9, ports: [22], zones: [lab.x]}\n  b: {network: 10.128.0.0/9, ports: [1-100], zones: [lab.x]}\n"), `service "b": the zone lab.x with these ports is of the service "a" already (line 3)`},
+		{"host name in a zone", doc("services:\n  a: {network: 10.0.0.0/9, ports: [22], zones: [lab.x]}\n  b: {address: 'a.b:22', hostnames: [b.lab.x]}\n"), `b.lab.x with tcp port 22 is ambiguous: it is also in the zone lab.x of the service "a" (line 3)`},
+		{"wildcard over a zone", doc("services:\n  a: {network: 10.0.0.0/9, ports: [22], zones: [rack.lab.x]}\n  b: {address: 'a.b:22', hostnames: ['*.lab.x']}\n"), `is ambiguous`},
+
+		{"condition type", doc(wiki + ruleWith("when: 'device.os'")), `p.yaml:5:64: when: the condition is of type string, and must be true or false`},
+		{"condition dyn", doc(wiki + ruleWith("when: 'dyn(true)'")), `of type dyn`},
+		{"condition bool", doc(wiki + ruleWith("when: true")), `write "true" in quotes`},
+		{"condition empty", doc(wiki + ruleWith("when: ' '")), `when is empty`},
+		{"condition syntax", doc(wiki + ruleWith("when: 'device.os == '")), `p.yaml:5:76: when: Syntax error`},
+		{"condition field", doc(wiki + ruleWith("when: 'user.email == \"x\" || device.oss == \"linux\"'")), `p.yaml:5:85: when: there is no "device.oss" (did you mean "device.os"?)`},
+		{"condition other field", doc(wiki + ruleWith("when: 'auth.quality == 1'")), `there is no "auth.quality"; there are auth.time, auth.acr, auth.amr, auth.login, auth.age`},
+		{"condition section", doc(wiki + ruleWith("when: 'devcie.os == \"linux\"'")), `there is no "devcie.os" (did you mean "device.os"?)`},
+		{"condition name", doc(wiki + ruleWith("when: 'noww > timestamp(\"2026-12-01T00:00:00Z\")'")), `there is no "noww" (did you mean "now"?)`},
+		{"condition section alone", doc(wiki + ruleWith("when: 'device == 1'")), `"device" alone is nothing; there are device.os, `},
+		{"condition has", doc(wiki + ruleWith("when: 'has(device.os)'")), `there is no has()`},
+		{"condition function", doc(wiki + ruleWith("when: 'now.getHour() > 8'")), `"getHour" (did you mean "getHours"?)`},
+		{"condition types", doc(wiki + ruleWith("when: 'device.os == 3'")), `found no matching overload for "_==_" applied to "(string, int)"`},
+		{"condition zone", doc(wiki + ruleWith("when: 'now.getHours(\"Europe/Berln\") > 8'")), `p.yaml:5:77: when: there is no time zone "Europe/Berln"`},
+		{"condition local zone", doc(wiki + ruleWith("when: 'now.getHours(\"Local\") > 8'")), `there is no time zone "Local"`},
+		{"condition duration", doc(wiki + ruleWith("when: 'auth.age < duration(\"12\")'")), `invalid duration`},
+		{"condition timestamp", doc(wiki + ruleWith("when: 'now < timestamp(\"tomorrow\")'")), `invalid timestamp`},
+		{"condition pattern", doc(wiki + ruleWith("when: 'user.name.matches(\"(\")'")), `invalid matches argument`},
+		{"condition cost", doc(wiki + ruleWith("when: 'user.groups.all(a, user.groups.exists(b, a == b))'")), `the condition can take too long`},
+		{"condition length", doc(wiki + ruleWith("when: '"+strings.Repeat("true && ", 600)+"true'")), `at most 4096 are accepted`},
+		{"condition depth", doc(wiki + ruleWith("when: '"+strings.Repeat("(", 300)+"true"+strings.Repeat(")", 300)+"'")), `when: `},
+		{"condition line", doc(wiki + longRule + "    when: |\n      device.os == 'linux' &&\n        device.osx == 'b'\n"), `p.yaml:10:9: when: there is no "device.osx"`},
+		{"condition folded", doc(wiki + longRule + "    when: >-\n      device.os == 'linux'\n      && device.osx == 'b'\n"), `p.yaml:10:10: when: there is no "device.osx"`},
+		{"condition plain", doc(wiki + longRule + "    when: device.os == 'linux'\n      && device.osx == 'b'\n"), `p.yaml:9:10: when: there is no "device.osx"`},
+		{"condition escaped", doc(wiki + longRule + "    when: \"device.os == \\\"linux\\\" && device.osx == 'b'\"\n"), `p.yaml:8:38: when: there is no "device.osx"`},
+		{"condition quoted", doc(wiki + longRule + "    when: 'device.os == ''linux'' && device.osx == ''b'''\n"), `p.yaml:8:38: when: there is no "device.osx"`},
+		{"reauth_within", doc(wiki + ruleWith("reauth_within: 15")), `reauth_within: "15" is no duration`},
+		{"reauth_within negative", doc(wiki + ruleWith("reauth_within: -15m")), `reauth_within: "-15m" is no duration`},
+		{"reauth_within on deny", doc(wiki + "rules:\n  - {name: r, subjects: {groups: [a]}, deny: [wiki], reauth_within: 15m}\n"), `p.yaml:5:54: the key "reauth_within" is only for rules that allow`},
+		{"strict on deny", doc(wiki + "rules:\n  - {name: r, subjects: {groups: [a]}, deny: [wiki], strict: true}\n"), `the key "strict" is only for rules that allow`},
+		{"not_before", doc(wiki + ruleWith("not_before: 2026-12-01")), `"2026-12-01" is no time`},
+		{"expires before it begins", doc(wiki + ruleWith("not_before: 2026-12-01T00:00:00Z, expires: 2026-12-01T01:00:00+01:00")), `expires before it begins`},
+		{"strict", doc(wiki + ruleWith("strict: maybe")), `strict: write true or false`},
+
+		{"test device", doc(wiki + "tests:\n  - {name: t, subject: {user: a@b.c, device: {oss: linux}}, deny: [wiki]}\n"), `unknown key "oss" in the device of a test (did you mean "os"?)`},
+		{"test posture", doc(wiki + "tests:\n  - {name: t, subject: {user: a@b.c, device: {firewall: on}}, deny: [wiki]}\n"), `firewall: write true or false`},
+		{"test login", doc(wiki + "tests:\n  - {name: t, subject: {user: a@b.c, auth: {login: phone}}, deny: [wiki]}\n"), `login "phone": login (in the browser) or device`},
+		{"test client", doc(wiki + "tests:\n  - {name: t, subject: {user: a@b.c, client: here}, deny: [wiki]}\n"), `client: "here" is no address`},
+		{"test without effect", doc(wiki + "tests:\n  - {name: t, subject: {user: a@b.c}}\n"), `needs "allow", "deny" or "step_up"`},
+		{"test step_up unknown", doc(wiki + "tests:\n  - {name: t, subject: {user: a@b.c}, step_up: [wikki]}\n"), `there is no service "wikki"`},
 		{"test unknown service", doc(wiki + "tests:\n  - {name: t, subject: {groups: [a]}, deny: [payrol]}\n"), `there is no service "payrol"`},
 		{"test everyone", doc(wiki + "tests:\n  - {name: t, subject: {user: '*'}, deny: [wiki]}\n"), `about one person`},
-		{"test device", doc(wiki + "tests:\n  - {name: t, subject: {user: a@b.c, device: {os: linux}}, deny: [wiki]}\n"), `the key "device" yet`},
 		{"test time", doc(wiki + "tests:\n  - {name: t, at: tomorrow, subject: {user: a@b.c}, deny: [wiki]}\n"), `"tomorrow" is no time`},
 		{"test without subject", doc(wiki + "tests:\n  - {name: t, deny: [wiki]}\n"), `a test needs a subject`},
 	}
@@ -280,7 +342,7 @@ func FuzzParse(f *testing.F) {
 // checkServices holds what the tunnel will insist on.
 func checkServices(t *testing.T, s *Set) {
 	t.Helper()
-	list := s.Services(NewSubject(person("ada@corp.example", "engineering"), Device{}))
+	list := s.Services(NewSubject(person("ada@corp.example", "engineering"), Device{}), Request{})
 	for _, svc := range list {
 		if !svc.Allowed && svc.Reason == "" {
 			t.Errorf("service %s is refused without a reason", svc.Name)

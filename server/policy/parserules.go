@@ -3,7 +3,6 @@ package policy
 import (
 	"slices"
 	"strings"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -22,14 +21,17 @@ func (d *decoder) rule(n *yaml.Node) {
 	d.doc.Rules = append(d.doc.Rules, r)
 	subjects := false
 	d.section(n, "a rule", keys{
-		read: map[string]func(*yaml.Node){
-			"name":     func(n *yaml.Node) { r.Name, _ = d.text(n, "name", maxName) },
-			"subjects": func(n *yaml.Node) { subjects = true; d.subjects(n, r) },
-			"allow":    func(n *yaml.Node) { r.Allow = d.refs(n, "allow") },
-			"deny":     func(n *yaml.Node) { r.Deny = d.refs(n, "deny") },
-			"reason":   func(n *yaml.Node) { r.Reason, _ = d.text(n, "reason", maxText) },
-		},
-		later: []string{"when", "reauth_within", "not_before", "expires", "strict"},
+		"name":     func(n *yaml.Node) { r.Name, _ = d.text(n, "name", maxName) },
+		"subjects": func(n *yaml.Node) { subjects = true; d.subjects(n, r) },
+		"allow":    func(n *yaml.Node) { r.Allow = d.refs(n, "allow") },
+		"deny":     func(n *yaml.Node) { r.Deny = d.refs(n, "deny") },
+		"reason":   func(n *yaml.Node) { r.Reason, _ = d.text(n, "reason", maxText) },
+
+		"when":          func(n *yaml.Node) { d.when(n, r) },
+		"reauth_within": func(n *yaml.Node) { r.ReauthWithin = d.duration(n, "reauth_within") },
+		"not_before":    func(n *yaml.Node) { r.NotBefore = d.instant(n) },
+		"expires":       func(n *yaml.Node) { r.Expires = d.instant(n) },
+		"strict":        func(n *yaml.Node) { r.Strict = d.boolean(n, "strict") },
 	})
 	if n.Kind != yaml.MappingNode {
 		return
@@ -38,6 +40,22 @@ func (d *decoder) rule(n *yaml.Node) {
 	d.want(n, subjects, "subjects", "a rule needs subjects: groups, users or both")
 	if !hasKey(n, "allow") && !hasKey(n, "deny") {
 		d.fault(r.Pos, `the rule %s needs "allow" or "deny"`, quote(r.Name))
+	}
+	d.ruleAsAWhole(n, r)
+}
+
+// ruleAsAWhole holds what concerns several keys.
+func (d *decoder) ruleAsAWhole(n *yaml.Node, r *Rule) {
+	if !r.NotBefore.IsZero() && !r.Expires.IsZero() && !r.NotBefore.Before(r.Expires) {
+		d.fault(r.Pos, "the rule %s expires before it begins", quote(r.Name))
+	}
+	if hasKey(n, "allow") || !hasKey(n, "deny") {
+		return
+	}
+	for _, key := range []string{"reauth_within", "strict"} {
+		if at := keyNode(n, key); at != nil {
+			d.fault(posOf(at), "the key %q is only for rules that allow something", key)
+		}
 	}
 }
 
@@ -48,31 +66,37 @@ func (d *decoder) want(n *yaml.Node, ok bool, key, msg string) {
 	}
 }
 
-func hasKey(n *yaml.Node, key string) bool {
+func hasKey(n *yaml.Node, key string) bool { return keyNode(n, key) != nil }
+
+func keyNode(n *yaml.Node, key string) *yaml.Node {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if n.Content[i].Value == key {
-			return true
+			return n.Content[i]
 		}
 	}
-	return false
+	return nil
 }
 
 func (d *decoder) subjects(n *yaml.Node, r *Rule) {
 	before := len(d.faults)
-	d.section(n, "subjects", keys{read: map[string]func(*yaml.Node){
+	d.section(n, "subjects", keys{
 		"groups": func(n *yaml.Node) { r.Groups = d.groups(n) },
-		"users": func(n *yaml.Node) {
-			d.list(n, "users", maxSubjects, func(n *yaml.Node) {
-				if u, ok := d.user(n); ok {
-					r.Users = append(r.Users, u)
-				}
-			})
-			d.noRepeats(textsOf(r.Users, func(u UserRef) (string, Pos) { return u.Text, u.Pos }))
-		},
-	}})
+		"users":  func(n *yaml.Node) { r.Users = d.users(n) },
+	})
 	if len(d.faults) == before && len(r.Groups)+len(r.Users) == 0 {
 		d.fault(posOf(n), "subjects name nobody: write groups or users; everyone who is logged in is users: [%q]", everyone)
 	}
+}
+
+func (d *decoder) users(n *yaml.Node) []UserRef {
+	var users []UserRef
+	d.list(n, "users", maxSubjects, func(n *yaml.Node) {
+		if u, ok := d.user(n); ok {
+			users = append(users, u)
+		}
+	})
+	d.noRepeats(textsOf(users, func(u UserRef) (string, Pos) { return u.Text, u.Pos }))
+	return users
 }
 
 func (d *decoder) groups(n *yaml.Node) []GroupRef {
@@ -153,68 +177,13 @@ func (d *decoder) noRepeats(refs []Ref) {
 	}
 }
 
-func (d *decoder) test(n *yaml.Node) {
-	t := &Test{Pos: posOf(n)}
-	d.doc.Tests = append(d.doc.Tests, t)
-	d.section(n, "a test", keys{read: map[string]func(*yaml.Node){
-		"name":    func(n *yaml.Node) { t.Name, _ = d.text(n, "name", maxText) },
-		"at":      func(n *yaml.Node) { t.At = d.instant(n) },
-		"subject": func(n *yaml.Node) { d.testSubject(n, t) },
-		"allow":   func(n *yaml.Node) { t.Allow = d.refs(n, "allow") },
-		"deny":    func(n *yaml.Node) { t.Deny = d.refs(n, "deny") },
-	}})
-	if n.Kind != yaml.MappingNode {
-		return
-	}
-	d.want(n, t.Name != "", "name", "a test needs a name")
-	d.want(n, false, "subject", "a test needs a subject: user, groups or both")
-	if !hasKey(n, "allow") && !hasKey(n, "deny") {
-		d.fault(t.Pos, `the test %s needs "allow" or "deny"`, quote(t.Name))
-	}
-}
-
-func (d *decoder) instant(n *yaml.Node) time.Time {
-	s, ok := d.scalar(n, "a time")
-	if !ok {
-		return time.Time{}
-	}
-	at, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		d.fault(posOf(n), "%s is no time; write it as 2026-12-24T10:00:00Z", quote(s))
-	}
-	return at
-}
-
-func (d *decoder) testSubject(n *yaml.Node, t *Test) {
-	d.section(n, "the subject of a test", keys{
-		read: map[string]func(*yaml.Node){
-			"user": func(n *yaml.Node) {
-				u, ok := d.user(n)
-				if ok && u.Everyone {
-					d.fault(u.Pos, "a test is about one person, not everyone")
-				} else if ok {
-					t.User = &u
-				}
-			},
-			"groups": func(n *yaml.Node) {
-				if n.Kind == yaml.ScalarNode && n.Value == "unknown" {
-					t.GroupsUnknown = true
-					return
-				}
-				t.Groups = d.groups(n)
-			},
-		},
-		later: []string{"device"},
-	})
-}
-
 // isTag splits "tag:office".
 func isTag(text string) (tag string, ok bool) { return strings.CutPrefix(text, tagPrefix) }
 
 // resolve checks what entries name, now that all services are known.
 func (d *decoder) resolve() {
 	known := newNames(d.doc.Services)
-	d.uniqueEndpoints()
+	d.uniqueNames()
 	d.sharedAddresses()
 	rules := make(map[string]Pos, len(d.doc.Rules))
 	for _, r := range d.doc.Rules {
@@ -228,7 +197,7 @@ func (d *decoder) resolve() {
 		d.contradiction(r)
 	}
 	for _, t := range d.doc.Tests {
-		for _, ref := range slices.Concat(t.Allow, t.Deny) {
+		for _, ref := range slices.Concat(t.Allow, t.Deny, t.StepUp) {
 			if _, ok := testTarget(ref.Text); !ok {
 				d.checkRef(known, ref)
 			}

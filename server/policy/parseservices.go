@@ -53,7 +53,7 @@ func (d *decoder) service(key, value *yaml.Node) {
 	s := &Service{Name: key.Value, Kind: wire.KindTCP, Pos: posOf(key)}
 	d.doc.Services = append(d.doc.Services, s)
 	sd := &serviceDecoder{decoder: d, s: s, seen: make(map[string]Pos)}
-	read := map[string]func(*yaml.Node){
+	read := keys{
 		"description": func(n *yaml.Node) { s.Description, _ = d.text(n, "description", maxText) },
 		"address":     sd.address,
 		"protocol":    sd.protocol,
@@ -62,6 +62,9 @@ func (d *decoder) service(key, value *yaml.Node) {
 		"tags":        func(n *yaml.Node) { d.list(n, "tags", maxPerService, sd.tag) },
 		"network":     sd.network,
 		"ports":       sd.ports,
+		"zones":       func(n *yaml.Node) { d.list(n, "zones", maxPerService, sd.zone) },
+		"hidden":      func(n *yaml.Node) { s.Hidden = d.boolean(n, "hidden") },
+		"requestable": sd.requestable,
 	}
 	for name, f := range read {
 		read[name] = func(n *yaml.Node) {
@@ -69,7 +72,7 @@ func (d *decoder) service(key, value *yaml.Node) {
 			f(n)
 		}
 	}
-	d.section(value, "the service "+quote(s.Name), keys{read: read, later: []string{"hidden", "requestable", "zones"}})
+	d.section(value, "the service "+quote(s.Name), read)
 	sd.finish()
 }
 
@@ -96,7 +99,10 @@ func (d *serviceDecoder) finish() {
 			d.fault(s.Pos, `service %q: a network needs "ports", such as [22, 8000-8999]`, s.Name)
 		}
 	default:
-		d.onlyFor("networks", "ports")
+		d.onlyFor("networks", "ports", "zones")
+	}
+	if s.Hidden && s.Requestable != nil {
+		d.fault(d.seen["requestable"], "service %q is hidden and requestable: to ask for it would show that it is there", s.Name)
 	}
 }
 
@@ -198,28 +204,6 @@ func parsePort(s string) (uint16, bool) {
 func (d *serviceDecoder) port(n *yaml.Node) {
 	if v, ok := d.number(n, "port", 1, 65535); ok {
 		d.s.Port = uint16(v)
-	}
-}
-
-func (d *serviceDecoder) hostname(n *yaml.Node) {
-	text, ok := d.text(n, "host name", maxText)
-	if !ok {
-		return
-	}
-	if strings.HasPrefix(text, "*") {
-		d.fault(posOf(n), "host name %s: this version does not have wildcards yet", quote(text))
-		return
-	}
-	name, err := canonicalHost(text)
-	switch {
-	case err != nil:
-		d.fault(posOf(n), "host name %s: %v", quote(text), err)
-	case isLocalhost(name):
-		d.fault(posOf(n), "host name %q: that name means each desktop itself", name)
-	case slices.Contains(d.s.Hostnames, name):
-		d.fault(posOf(n), "host name %q stands here a second time", name)
-	default:
-		d.s.Hostnames = append(d.s.Hostnames, name)
 	}
 }
 

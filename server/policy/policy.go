@@ -123,6 +123,9 @@ type Rule struct {
 	Expires      time.Time     // the first moment at which it counts no more; zero: never
 	Strict       bool          // it allows nothing on a stale view
 	Pos          Pos
+
+	cond   *condition // of When
+	lookup []GroupRef // groups that When looks for in user.groups
 }
 
 // Ref is an entry of an allow or deny list: a service's name, "tag:" and a tag, or "*" for all services.
@@ -162,6 +165,10 @@ type Decision struct {
 	StepUp    *StepUp   // what opens it; set exactly when Code is CodeStepUpRequired; read-only
 	Until     time.Time // the next moment at which time alone may change the answer; zero: there is none
 	Version   string    // of the policy, as Digest.String
+
+	// Hidden is the refusal that this one stands for, where the person must not learn that the service is there. It is for
+	// the audit log and administrators, never for a client; read-only.
+	Hidden *Decision
 }
 
 // Dial is what the gateway has to dial after a decision, by package dialer.

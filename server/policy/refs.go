@@ -47,21 +47,6 @@ func (d *decoder) checkRef(n *names, r Ref) {
 	d.fault(r.Pos, "there is no service %s%s", quote(r.Text), hint)
 }
 
-// uniqueEndpoints holds that a desktop host name and port lead to one service.
-func (d *decoder) uniqueEndpoints() {
-	taken := make(map[endpoint]*Service)
-	for _, s := range d.doc.Services {
-		for _, h := range s.Hostnames {
-			k := endpoint{s.Kind, h, s.Port}
-			if first := taken[k]; first != nil {
-				d.fault(s.Pos, "service %q: %s with %s port %d is the service %q already (line %d)", s.Name, h, s.Kind, s.Port, first.Name, first.Pos.Line)
-				continue
-			}
-			taken[k] = s
-		}
-	}
-}
-
 // sharedAddresses warns where one right opens more than it says: the gateway forwards bytes, and cannot tell
 // two services at one address and port from one another.
 func (d *decoder) sharedAddresses() {

@@ -8,16 +8,25 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
 // A Test is one entry of "tests": what a person must and must not reach.
 type Test struct {
 	Name          string
-	At            time.Time // zero: now. Nothing depends on the time in this version.
+	At            time.Time // zero: now
 	User          *UserRef  // nil: nobody in particular
 	Groups        []GroupRef
 	GroupsUnknown bool
+	Device        Device
+	LoginKnown    bool          // AuthAge says something
+	AuthAge       time.Duration // how long ago they logged in
+	ACR           string
+	AMR           []string
+	Login         auth.LoginKind
+	Client        netip.Addr // zero: unknown
 	Allow, Deny   []Ref
+	StepUp        []Ref // what opens only after a fresh login
 	Pos           Pos
 }
 
@@ -28,21 +37,45 @@ func (t *Test) users() []UserRef {
 	return []UserRef{*t.User}
 }
 
+// An Expectation is what a test wants of a target, and what it gets.
+type Expectation string
+
+// The expectations of a test.
+const (
+	ExpectAllow  Expectation = "allow"
+	ExpectDeny   Expectation = "deny"
+	ExpectStepUp Expectation = "step_up" // allowed after a fresh login
+)
+
 // A Failure is one expectation of a test that does not hold.
 type Failure struct {
 	Test     string
 	Pos      Pos // of the expectation
 	Target   string
-	Want     bool // allowed
+	Want     Expectation
 	Decision Decision
+}
+
+// Got is what came instead.
+func (f Failure) Got() Expectation { return expectationOf(f.Decision) }
+
+func expectationOf(d Decision) Expectation {
+	switch {
+	case d.Allowed:
+		return ExpectAllow
+	case d.Code == wire.CodeStepUpRequired:
+		return ExpectStepUp
+	}
+	return ExpectDeny
 }
 
 // String returns the difference in one line.
 func (f Failure) String() string {
-	if f.Want {
-		return fmt.Sprintf("test %q: %s: want allow, got deny (%s)", f.Test, f.Target, f.Decision.Reason)
+	why := f.Decision.Reason
+	if f.Decision.Allowed {
+		why = fmt.Sprintf("rule %q", f.Decision.Rule)
 	}
-	return fmt.Sprintf("test %q: %s: want deny, got allow (rule %q)", f.Test, f.Target, f.Decision.Rule)
+	return fmt.Sprintf("test %q: %s: want %s, got %s (%s)", f.Test, f.Target, f.Want, f.Got(), why)
 }
 
 // A TestError says that a policy compiles but fails its own tests.
@@ -61,25 +94,40 @@ func (e *TestError) Error() string {
 	return b.String()
 }
 
-// RunTests decides the file's own tests and returns what does not hold, in the file's order.
+// RunTests decides the file's own tests and returns what does not hold, in the file's order. A service that is hidden is
+// decided as it is.
 func (s *Set) RunTests() []Failure {
 	var failures []Failure
+	now := time.Now()
 	for _, t := range s.doc.Tests {
-		sub := NewSubject(s.identityOf(t), Device{})
+		run := testRun{set: s, test: t, now: t.At}
+		if run.now.IsZero() {
+			run.now = now
+		}
+		run.subject = NewSubject(s.identityOf(t, run.now), t.Device)
 		for _, ref := range t.Allow {
-			failures = s.expect(failures, t, sub, ref, true)
+			run.expect(ref, ExpectAllow)
 		}
 		for _, ref := range t.Deny {
-			failures = s.expect(failures, t, sub, ref, false)
+			run.expect(ref, ExpectDeny)
 		}
+		for _, ref := range t.StepUp {
+			run.expect(ref, ExpectStepUp)
+		}
+		failures = append(failures, run.failures...)
 	}
 	return failures
 }
 
 // identityOf makes up the person of a test. The e-mail address counts as vouched for; where the test names none, it is one
 // that no rule names.
-func (s *Set) identityOf(t *Test) auth.Identity {
-	id := auth.Identity{Provider: s.provider, GroupsKnown: !t.GroupsUnknown, EmailTrusted: true}
+func (s *Set) identityOf(t *Test, now time.Time) auth.Identity {
+	id := auth.Identity{
+		Provider: s.provider, GroupsKnown: !t.GroupsUnknown, EmailTrusted: true, ACR: t.ACR, AMR: t.AMR, Login: t.Login,
+	}
+	if t.LoginKnown {
+		id.AuthTime = now.Add(-t.AuthAge)
+	}
 	if u := t.User; u != nil {
 		id.Provider = cmp.Or(u.Provider, s.provider)
 		id.Subject, id.Email = u.Subject, u.Email
@@ -94,27 +142,42 @@ func (s *Set) identityOf(t *Test) auth.Identity {
 	return id
 }
 
+// A testRun decides what one test is about.
+type testRun struct {
+	set      *Set
+	test     *Test
+	subject  *Subject
+	now      time.Time
+	failures []Failure
+}
+
+func (r *testRun) ask(target wire.Target) Request {
+	return Request{Target: target, Now: r.now, Client: r.test.Client, Opening: true}
+}
+
 // expect compares what an entry names, which may be several services, with what is wanted.
-func (s *Set) expect(failures []Failure, t *Test, sub *Subject, ref Ref, want bool) []Failure {
+func (r *testRun) expect(ref Ref, want Expectation) {
 	add := func(target string, d Decision) {
-		if d.Allowed != want {
-			failures = append(failures, Failure{Test: t.Name, Pos: ref.Pos, Target: target, Want: want, Decision: d})
+		if d.Hidden != nil {
+			d = *d.Hidden
+		}
+		if expectationOf(d) != want {
+			r.failures = append(r.failures, Failure{Test: r.test.Name, Pos: ref.Pos, Target: target, Want: want, Decision: d})
 		}
 	}
 	if target, ok := testTarget(ref.Text); ok {
-		add(ref.Text, s.decideWhole(sub, s.Decide(sub, Request{Target: target})))
-		return failures
+		add(ref.Text, r.whole(r.set.Decide(r.subject, r.ask(target))))
+		return
 	}
-	for _, idx := range s.expander.byText[ref.Text] {
-		add(s.doc.Services[idx].Name, s.decideWhole(sub, s.decideNamed(s.viewOf(sub), idx)))
+	for _, idx := range r.set.expander.byText[ref.Text] {
+		add(r.set.doc.Services[idx].Name, r.whole(r.set.decideService(r.subject, r.ask(wire.Target{}), idx)))
 	}
-	return failures
 }
 
-// decideWhole decides the address too, where the policy itself says which one it is.
-func (s *Set) decideWhole(sub *Subject, d Decision) Decision {
+// whole decides the address too, where the policy itself says which one it is.
+func (r *testRun) whole(d Decision) Decision {
 	if !d.Allowed || !d.Service.Addr.IsValid() || d.Dial.Network {
 		return d
 	}
-	return s.DecideAddr(sub, Request{}, d, netip.AddrPortFrom(d.Service.Addr, d.Service.HostPort))
+	return r.set.DecideAddr(r.subject, r.ask(wire.Target{}), d, netip.AddrPortFrom(d.Service.Addr, d.Service.HostPort))
 }

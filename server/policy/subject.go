@@ -16,7 +16,7 @@ type Subject struct {
 	user  auth.UserID
 	dev   Device
 	email string // ASCII letters in lower case
-	view  atomic.Pointer[view]
+	seen  atomic.Pointer[sight]
 }
 
 // NewSubject returns the subject for a verified identity and what its client says of the device.
@@ -33,30 +33,56 @@ func (sub *Subject) Identity() auth.Identity {
 	return sub.id
 }
 
-// A view is a policy seen by one subject: a verdict for each service. It never changes.
+// A sight is one subject's view of one policy, with what conditions ask of the subject.
+type sight struct {
+	set   *Set
+	view  *view
+	facts atomic.Pointer[facts] // made at the first condition
+}
+
+func (s *sight) factsOf(set *Set, sub *Subject) *facts {
+	if f := s.facts.Load(); f != nil {
+		return f
+	}
+	f := set.factsOf(sub)
+	s.facts.Store(f)
+	return f
+}
+
+// A view is a policy seen by the subjects whom the same rules match: a verdict for each service. It never changes.
 type view struct {
-	set           *Set
-	verdicts      []verdict
+	verdicts []verdict
+	// candidates are the rules that still have a say, by service: denies first, certain before doubtful ones, then allows,
+	// each in the file's order.
+	candidates    map[int32][]candidate
 	groupsUnknown bool // the provider did not say which groups
 	emailIgnored  bool // a rule would allow by the e-mail address, but it is not trusted
 }
 
-// A verdict is the rule that decides and how it does: rule<<3 | kind. Zero: no rule.
+// A verdict is the rule that decides and how it does: rule<<4 | conditional | kind. Zero: no rule.
 type verdict uint32
 
 const (
 	verdictNone      verdict = iota
 	verdictAllow             // an allow matched
+	verdictStepUp            // an allow matches after a fresh login
+	verdictGranted           // an approved request
 	verdictDeny              // a deny matched
 	verdictDenyGroup         // a deny by group, and the groups are unknown
 	verdictDenyEmail         // a deny by an e-mail address, and theirs is not trusted
+
+	conditional verdict = 8 // in a view: there are candidates besides
 )
 
-func newVerdict(rule int32, kind verdict) verdict { return verdict(rule)<<3 | kind }
+// A candidate is a rule whose subjects match; whether it applies depends on its conditions.
+type candidate = verdict
+
+func newVerdict(rule int32, kind verdict) verdict { return verdict(rule)<<4 | kind }
 
 func (v verdict) kind() verdict { return v & 7 }
-func (v verdict) rule() int     { return int(v >> 3) }
+func (v verdict) rule() int     { return int(v >> 4) }
 func (v verdict) denies() bool  { return v.kind() >= verdictDeny }
+func (v verdict) allows() bool  { return v.kind() == verdictAllow || v.kind() == verdictGranted }
 
 // A match lists the rules that apply to a subject, by ascending index.
 type match struct {
@@ -66,19 +92,19 @@ type match struct {
 	ignored []int32 // they name the e-mail address, which is not trusted
 }
 
-// viewOf returns the subject's view of this policy, made at its first use.
-func (s *Set) viewOf(sub *Subject) *view {
+// see returns what the subject sees of this policy, made at its first use.
+func (s *Set) see(sub *Subject) *sight {
 	if sub == nil {
-		return &view{set: s, verdicts: make([]verdict, len(s.doc.Services))}
+		return s.nobody
 	}
-	if v := sub.view.Load(); v != nil && v.set == s {
-		return v
+	if seen := sub.seen.Load(); seen != nil && seen.set == s {
+		return seen
 	}
 	m := s.match(sub)
 	build := func() *view { return s.buildView(m, !sub.id.GroupsKnown) }
-	v := s.views.share(m.key(!sub.id.GroupsKnown), build)
-	sub.view.Store(v)
-	return v
+	seen := &sight{set: s, view: s.views.share(m.key(!sub.id.GroupsKnown), build)}
+	sub.seen.Store(seen)
+	return seen
 }
 
 func (s *Set) match(sub *Subject) match {
@@ -147,32 +173,76 @@ func (m match) key(groupsUnknown bool) string {
 }
 
 func (s *Set) buildView(m match, groupsUnknown bool) *view {
-	v := &view{set: s, verdicts: make([]verdict, len(s.doc.Services)), groupsUnknown: groupsUnknown}
-	for _, i := range m.certain {
-		v.apply(s.rules[i].deny, newVerdict(i, verdictDeny))
-	}
-	for _, i := range m.byGroup {
-		v.apply(s.rules[i].deny, newVerdict(i, verdictDenyGroup))
-	}
-	for _, i := range m.byEmail {
-		v.apply(s.rules[i].deny, newVerdict(i, verdictDenyEmail))
-	}
+	v := &view{verdicts: make([]verdict, len(s.doc.Services)), groupsUnknown: groupsUnknown}
+	b := viewBuilder{set: s, view: v}
+	b.denies(m.certain, verdictDeny)
+	b.denies(m.byGroup, verdictDenyGroup)
+	b.denies(m.byEmail, verdictDenyEmail)
 	for _, i := range m.ignored {
 		v.emailIgnored = v.emailIgnored || len(s.rules[i].allow) > 0
 	}
-	for _, i := range m.certain {
-		v.apply(s.rules[i].allow, newVerdict(i, verdictAllow))
-	}
+	b.allows(m.certain)
 	return v
 }
 
-// apply gives a verdict to the services that have none yet. The order of the calls is what makes a
-// deny win, a certain one name itself before a doubtful one, and the first rule of the file decide.
+// A viewBuilder puts the rules that match into a view. The order of the calls is what makes a deny win, a certain one name
+// itself before a doubtful one, and the first rule of the file decide.
+type viewBuilder struct {
+	set  *Set
+	view *view
+}
+
+// denies: first those that nothing can lift, so that no conditions are kept for what they deny.
+func (b viewBuilder) denies(rules []int32, kind verdict) {
+	for _, i := range rules {
+		if b.set.rules[i].timeless() {
+			b.view.apply(b.set.rules[i].deny, newVerdict(i, kind))
+		}
+	}
+	for _, i := range rules {
+		if !b.set.rules[i].timeless() {
+			b.view.consider(b.set.rules[i].deny, newVerdict(i, kind))
+		}
+	}
+}
+
+func (b viewBuilder) allows(rules []int32) {
+	for _, i := range rules {
+		if b.set.rules[i].plain() {
+			b.view.apply(b.set.rules[i].allow, newVerdict(i, verdictAllow))
+		}
+	}
+	for _, i := range rules {
+		if !b.set.rules[i].plain() {
+			b.view.consider(b.set.rules[i].allow, newVerdict(i, verdictAllow))
+		}
+	}
+}
+
+// apply gives a verdict to the services that have none yet.
 func (v *view) apply(lists [][]int32, verdict verdict) {
 	for _, list := range lists {
 		for _, svc := range list {
-			if v.verdicts[svc] == verdictNone {
-				v.verdicts[svc] = verdict
+			if v.verdicts[svc].kind() == verdictNone {
+				v.verdicts[svc] |= verdict
+			}
+		}
+	}
+}
+
+// consider keeps a rule with conditions for the services for which it can make a difference.
+func (v *view) consider(lists [][]int32, c candidate) {
+	for _, list := range lists {
+		for _, svc := range list {
+			if has := v.verdicts[svc]; has.denies() || has.kind() == verdictAllow && !c.denies() {
+				continue
+			}
+			if v.candidates == nil {
+				v.candidates = make(map[int32][]candidate)
+			}
+			if known := v.candidates[svc]; len(known) == 0 || known[len(known)-1] != c {
+				v.candidates[svc] = append(known, c)
+				v.verdicts[svc] |= conditional
 			}
 		}
 	}

@@ -25,7 +25,7 @@ func (s *Set) What(sub *Subject, now time.Time) []Access {
 	}
 	list := make([]Access, len(s.doc.Services))
 	p := s.prepare(now)
-	grants := p.side.grantsOf(s.match(sub))
+	grants := p.side.grantsOf(s.matchOf(sub))
 	for i := range s.doc.Services {
 		list[i] = p.access(sub, int32(i), grants[int32(i)])
 	}
@@ -48,7 +48,7 @@ func (s *Set) Who(service string, people []*Subject, now time.Time) ([]Access, e
 	list := make([]Access, len(people))
 	p := s.prepare(now)
 	for i, sub := range people {
-		list[i] = p.access(sub, idx, p.side.grantsOf(s.match(sub))[idx])
+		list[i] = p.access(sub, idx, p.side.grantOf(s.matchOf(sub), idx))
 	}
 	return list, nil
 }
@@ -67,6 +67,6 @@ func (s *Set) prepare(now time.Time) tabler {
 }
 
 func (p tabler) access(sub *Subject, idx int32, g grant) Access {
-	d := p.side.set.decideNamed(p.side.set.viewOf(sub), idx)
+	d := p.side.set.decideService(sub, Request{Now: p.now, Opening: true}, idx)
 	return Access{Subject: sub, Service: p.side.doc.Services[idx].Name, Rule: d.Rule, Grant: g.String(), Decision: d}
 }

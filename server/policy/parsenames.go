@@ -1,0 +1,158 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/net/publicsuffix"
+)
+
+// wildcard begins a host name that stands for every name below the rest.
+const wildcard = "*."
+
+func (d *serviceDecoder) hostname(n *yaml.Node) {
+	text, ok := d.text(n, "host name", maxText)
+	if !ok {
+		return
+	}
+	base, wild := strings.CutPrefix(text, wildcard)
+	name, err := canonicalHost(base)
+	switch {
+	case err != nil && strings.Contains(text, "*"):
+		d.fault(posOf(n), `host name %s: a wildcard is "*." and a name, such as "*.wiki.corp.example"`, quote(text))
+		return
+	case err != nil:
+		d.fault(posOf(n), "host name %s: %v", quote(text), err)
+		return
+	case isLocalhost(name):
+		d.fault(posOf(n), "host name %q: that name means each desktop itself", name)
+		return
+	case wild && isPublic(name):
+		d.fault(posOf(n), "host name %s: a wildcard over a top-level domain would take names that are not yours", quote(text))
+		return
+	case wild:
+		name = wildcard + name
+	}
+	if slices.Contains(d.s.Hostnames, name) {
+		d.fault(posOf(n), "host name %q stands here a second time", name)
+		return
+	}
+	d.s.Hostnames = append(d.s.Hostnames, name)
+}
+
+func (d *serviceDecoder) zone(n *yaml.Node) {
+	text, ok := d.text(n, "zone", maxText)
+	if !ok {
+		return
+	}
+	name, err := canonicalHost(text)
+	switch {
+	case strings.HasPrefix(text, "*") || strings.HasPrefix(text, "."):
+		d.fault(posOf(n), "zone %s: write the domain alone; every name in it belongs to the zone", quote(text))
+	case err != nil:
+		d.fault(posOf(n), "zone %s: %v", quote(text), err)
+	case isLocalhost(name):
+		d.fault(posOf(n), "zone %q: that name means each desktop itself", name)
+	case isPublic(name):
+		d.fault(posOf(n), "zone %q is a top-level domain; name one of your own below it", name)
+	case slices.Contains(d.s.Zones, name):
+		d.fault(posOf(n), "zone %q stands here a second time", name)
+	default:
+		d.s.Zones = append(d.s.Zones, name)
+	}
+}
+
+// isPublic reports a name under which strangers register theirs: a single label, and suffixes such as co.uk.
+func isPublic(name string) bool {
+	suffix, icann := publicsuffix.PublicSuffix(name)
+	return suffix == name && (icann || !strings.Contains(name, "."))
+}
+
+func (d *serviceDecoder) requestable(n *yaml.Node) {
+	r := new(Requestable)
+	d.s.Requestable = r
+	d.section(n, "requestable", keys{
+		"max": func(n *yaml.Node) { r.Max = d.duration(n, "max") },
+		"approvers": func(n *yaml.Node) {
+			d.section(n, "approvers", keys{
+				"groups": func(n *yaml.Node) { r.Groups = d.groups(n) },
+				"users":  func(n *yaml.Node) { r.Users = d.users(n) },
+			})
+			for _, u := range r.Users {
+				if u.Everyone {
+					d.fault(u.Pos, "approvers: %s would let anybody approve; name groups or users", quote(u.Text))
+				}
+			}
+		},
+	})
+	if n.Kind == yaml.MappingNode || isNull(n) {
+		d.want(n, false, "max", `requestable needs "max", the longest time that can be granted, such as 4h`)
+	}
+}
+
+// uniqueNames holds that a name and port that a desktop uses lead to one service. Exact names and wildcards may overlap, as the
+// more precise one wins; a name or wildcard may not overlap a zone, whose names are resolved and not listed.
+func (d *decoder) uniqueNames() {
+	taken := make(map[endpoint]*Service)
+	for _, s := range d.doc.Services {
+		for _, h := range s.Hostnames {
+			k := endpoint{s.Kind, h, s.Port}
+			if first := taken[k]; first != nil {
+				d.fault(s.Pos, "service %q: %s with %s port %d is the service %q already (line %d)", s.Name, h, s.Kind, s.Port, first.Name, first.Pos.Line)
+				continue
+			}
+			taken[k] = s
+		}
+	}
+	zoned := d.uniqueZones()
+	if len(zoned) == 0 {
+		return
+	}
+	for _, s := range d.doc.Services {
+		for _, h := range s.Hostnames {
+			d.outsideZones(s, h, zoned)
+		}
+	}
+}
+
+// uniqueZones holds that a zone, protocol and port lead to one network; it returns the services with zones.
+func (d *decoder) uniqueZones() []*Service {
+	var zoned []*Service
+	for _, s := range d.doc.Services {
+		if len(s.Zones) == 0 {
+			continue
+		}
+		for _, other := range zoned {
+			for _, z := range s.Zones {
+				if other.Kind == s.Kind && slices.Contains(other.Zones, z) && portsOverlap(other.Ports, s.Ports) {
+					d.fault(s.Pos, "service %q: the zone %s with these ports is of the service %q already (line %d)", s.Name, z, other.Name, other.Pos.Line)
+				}
+			}
+		}
+		zoned = append(zoned, s)
+	}
+	return zoned
+}
+
+// outsideZones holds that a host name and port are not in a zone, nor the zone below a wildcard.
+func (d *decoder) outsideZones(s *Service, h string, zoned []*Service) {
+	base, wild := strings.CutPrefix(h, wildcard)
+	for _, other := range zoned {
+		if other.Kind != s.Kind || !other.hasPort(s.Port) {
+			continue
+		}
+		for _, z := range other.Zones {
+			if inDomain(base, z) || wild && inDomain(z, base) {
+				d.fault(s.Pos, "service %q: %s with %s port %d is ambiguous: it is also in the zone %s of the service %q (line %d)",
+					s.Name, h, s.Kind, s.Port, z, other.Name, other.Pos.Line)
+			}
+		}
+	}
+}
+
+// inDomain reports whether name is domain, or below it.
+func inDomain(name, domain string) bool {
+	head, ok := strings.CutSuffix(name, domain)
+	return ok && (head == "" || strings.HasSuffix(head, "."))
+}
