@@ -90,7 +90,7 @@ func (e Event) lazy() bool {
 
 // repeats reports events of which equal ones are counted.
 func (e Event) repeats() bool {
-	return e == EventStreamDenied || e == EventSessionRefused || e == EventEnrollRefused
+	return e == EventStreamDenied || e == EventSessionRefused || e == EventEnrollRefused || e == EventAdminDenied
 }
 
 // closes reports events that are kept and written later when the disk is full.
