@@ -82,7 +82,7 @@ func (c *Client) Login(ctx context.Context, req *LoginRequest) (*Response, error
 	return c.enrol(ctx, PathLogin, req)
 }
 
-// Challenge asks for the challenge that a renewal must sign.
+// Challenge asks for the challenge that a renewal or a step-up must sign.
 func (c *Client) Challenge(ctx context.Context, req *ChallengeRequest) (*ChallengeReply, error) {
 	var reply ChallengeReply
 	_, err := c.do(ctx, http.MethodPost, PathChallenge, req, &reply)
@@ -93,6 +93,12 @@ func (c *Client) Challenge(ctx context.Context, req *ChallengeRequest) (*Challen
 // needs a new challenge, and with the same tokens gets the same certificate.
 func (c *Client) Renew(ctx context.Context, req *RenewRequest) (*Response, error) {
 	return c.enrol(ctx, PathRenew, req)
+}
+
+// StepUp exchanges the ID token of a fresh login for the session's next certificate. A retry needs a new challenge, and with the same
+// token gets the same certificate.
+func (c *Client) StepUp(ctx context.Context, req *StepUpRequest) (*Response, error) {
+	return c.enrol(ctx, PathStepUp, req)
 }
 
 // DeviceStart begins a device login that the gateway runs.

@@ -2,12 +2,15 @@
 // becomes a short-lived certificate: its messages, the signatures inside them,
 // and the client's half over HTTPS.
 //
-// There are three kinds of enrolment, and the path says which one it is:
+// There are four kinds of enrolment, and the path says which one it is:
 //
 //   - login: the client ran the authorization code flow with PKCE, with the nonce
 //     of [Nonce], and exchanges the ID token for a certificate;
 //   - renewal: the client refreshed its tokens and exchanges the new ones for a
 //     new certificate of the same session, key and device;
+//   - step-up: the person signed in again in the browser, with a nonce of the same
+//     form for the session's own key, and the client exchanges that ID token for a
+//     certificate of the same session with the new time of login;
 //   - device: the gateway runs the device flow (RFC 8628) for a certificate request
 //     that it already holds, so that no unbound ID token reaches a client.
 //
@@ -33,9 +36,14 @@ const (
 	PathLogin      = "/v1/enroll/login"
 	PathChallenge  = "/v1/enroll/challenge"
 	PathRenew      = "/v1/enroll/renew"
+	PathStepUp     = "/v1/enroll/step-up"
 	PathDevice     = "/v1/enroll/device"
 	PathDevicePoll = "/v1/enroll/device/poll"
 )
+
+// PathLogout takes a provider's logout tokens (OpenID Connect Back-Channel Logout 1.0); the provider's name
+// follows.
+const PathLogout = "/v1/logout/"
 
 // The bounds of the exchange in bytes. Tokens with hundreds of groups reach
 // 30 KiB; a certificate chain with 16 KiB of identity is below 40 KiB.
@@ -95,13 +103,13 @@ type LoginRequest struct {
 	Client ClientInfo `json:"client"`
 }
 
-// ChallengeRequest asks for a challenge before a renewal.
+// ChallengeRequest asks for a challenge before a renewal or a step-up.
 type ChallengeRequest struct {
-	// Serial is that of the certificate to renew.
+	// Serial is that of the certificate to renew, or to step up.
 	Serial auth.Serial `json:"serial"`
 }
 
-// ChallengeReply holds a challenge that serves one renewal.
+// ChallengeReply holds a challenge that serves once.
 type ChallengeReply struct {
 	Challenge []byte    `json:"challenge"`
 	Expires   time.Time `json:"expires"`
@@ -118,6 +126,24 @@ type RenewRequest struct {
 	Certificate []byte `json:"certificate"`
 	Challenge   []byte `json:"challenge"`
 	// Signature is made by the certificate's key; see [RenewRequest.Sign].
+	Signature []byte     `json:"signature"`
+	Client    ClientInfo `json:"client"`
+}
+
+// StepUpRequest exchanges the ID token of a fresh login for the session's next certificate.
+type StepUpRequest struct {
+	Provider string      `json:"provider"`
+	IDToken  oidc.Secret `json:"id_token"`
+	// AccessToken is sent only where the provider's settings say that groups
+	// come from userinfo.
+	AccessToken oidc.Secret `json:"access_token,omitempty"`
+	// Salt is the secret half of the nonce; see [Nonce]. The public half is the
+	// key of the certificate.
+	Salt []byte `json:"salt"`
+	// Certificate is the session's leaf in DER; it may have expired.
+	Certificate []byte `json:"certificate"`
+	Challenge   []byte `json:"challenge"`
+	// Signature is made by the certificate's key; see [StepUpRequest.Sign].
 	Signature []byte     `json:"signature"`
 	Client    ClientInfo `json:"client"`
 }

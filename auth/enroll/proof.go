@@ -26,6 +26,7 @@ var ErrProof = errors.New("the signature does not fit the request")
 const (
 	contextDevice  = "culvert/1 device key for enrolment"
 	contextRenewal = "culvert/1 certificate renewal"
+	contextStepUp  = "culvert/1 fresh login"
 	contextPoll    = "culvert/1 device login poll"
 )
 
@@ -140,6 +141,24 @@ func (r *RenewRequest) Verify(pub crypto.PublicKey) error {
 func (r *RenewRequest) proofFields() [][]byte {
 	id, access := sha256.Sum256([]byte(r.IDToken.Reveal())), sha256.Sum256([]byte(r.AccessToken.Reveal()))
 	return [][]byte{r.Challenge, id[:], access[:], []byte(r.Provider), r.Certificate}
+}
+
+// Sign sets the signature of a step-up with the key of the certificate.
+// Everything else in the request must be set before.
+func (r *StepUpRequest) Sign(key crypto.Signer) error {
+	sig, err := sign(key, contextStepUp, r.proofFields()...)
+	r.Signature = sig
+	return err
+}
+
+// Verify checks the signature of a step-up; pub is the certificate's key.
+func (r *StepUpRequest) Verify(pub crypto.PublicKey) error {
+	return verify(pub, r.Signature, contextStepUp, r.proofFields()...)
+}
+
+func (r *StepUpRequest) proofFields() [][]byte {
+	id, access := sha256.Sum256([]byte(r.IDToken.Reveal())), sha256.Sum256([]byte(r.AccessToken.Reveal()))
+	return [][]byte{r.Challenge, id[:], access[:], []byte(r.Provider), r.Certificate, r.Salt}
 }
 
 // Sign sets the signature of a poll with the key of the certificate request.

@@ -84,7 +84,7 @@ func (r Request) finish(ctx context.Context, provider *oidc.Provider, result *Re
 func (r Request) show(address string, l *listener) {
 	if r.NoBrowser {
 		r.tell("Open this address to log in:\n%s\n", address)
-		r.tell("%s", l.remoteHint())
+		r.tell("%s", l.remoteHint(r.stepUp))
 		return
 	}
 	if err := CheckURL(address); err != nil {
@@ -93,7 +93,11 @@ func (r Request) show(address string, l *listener) {
 	}
 	r.tell("Opening the browser to log in. If it does not open, use this address:\n%s\n", address)
 	if err := r.Open(address); err != nil {
-		r.tell("The browser could not be opened (%s). Open the address yourself, or use --device-code.\n%s", clean(err.Error()), l.remoteHint())
+		instead := ", or use --device-code"
+		if r.stepUp {
+			instead = ""
+		}
+		r.tell("The browser could not be opened (%s). Open the address yourself%s.\n%s", clean(err.Error()), instead, l.remoteHint(r.stepUp))
 	}
 }
 

@@ -70,6 +70,7 @@ func newGateway(t *testing.T, config oidc.ProviderConfig) *gateway {
 	mux.HandleFunc("POST "+enroll.PathLogin, handle(g, g.login))
 	mux.HandleFunc("POST "+enroll.PathChallenge, handle(g, g.giveChallenge))
 	mux.HandleFunc("POST "+enroll.PathRenew, handle(g, g.renew))
+	mux.HandleFunc("POST "+enroll.PathStepUp, handle(g, g.stepUp))
 	mux.HandleFunc("POST "+enroll.PathDevice, handle(g, g.startDevice))
 	mux.HandleFunc("POST "+enroll.PathDevicePoll, handle(g, g.pollDevice))
 	g.server = httptest.NewTLSServer(mux)
@@ -196,6 +197,32 @@ func (g *gateway) renew(r *http.Request, m *enroll.RenewRequest) any {
 		return refusal(http.StatusUnauthorized, enroll.CodeTokenInvalid, err.Error())
 	}
 	g.identity.Groups, g.identity.GroupsKnown = claims.Groups, claims.GroupsKnown
+	return g.issue(leaf.PublicKey.(*ecdsa.PublicKey))
+}
+
+func (g *gateway) stepUp(r *http.Request, m *enroll.StepUpRequest) any {
+	if p := g.injected(); p != nil {
+		return p
+	}
+	leaf, err := x509.ParseCertificate(m.Certificate)
+	if err != nil {
+		return refusal(http.StatusBadRequest, enroll.CodeBadRequest, err.Error())
+	}
+	if string(m.Challenge) != string(g.challenge) || g.challenge == nil {
+		return refusal(http.StatusConflict, enroll.CodeChallengeInvalid, "another challenge")
+	}
+	g.challenge = nil
+	if err := m.Verify(leaf.PublicKey); err != nil {
+		return refusal(http.StatusUnauthorized, enroll.CodeSignatureInvalid, err.Error())
+	}
+	spki, _ := x509.MarshalPKIXPublicKey(leaf.PublicKey)
+	prev := g.prev
+	prev.AuthTime = g.identity.AuthTime
+	claims, err := g.verifier.VerifyStepUp(r.Context(), oidc.Presented{IDToken: m.IDToken, AccessToken: m.AccessToken}, enroll.Nonce(spki, m.Salt), prev)
+	if err != nil {
+		return refusal(http.StatusForbidden, enroll.CodeTokenInvalid, err.Error())
+	}
+	g.identity.AuthTime, g.identity.ACR = claims.AuthTime, claims.ACR
 	return g.issue(leaf.PublicKey.(*ecdsa.PublicKey))
 }
 

@@ -205,10 +205,14 @@ func (l *listener) countWrong() {
 }
 
 // remoteHint helps who sits at another machine: the answer must reach this one's loopback address.
-func (l *listener) remoteHint() string {
+func (l *listener) remoteHint(stepUp bool) string {
 	if os.Getenv("SSH_CONNECTION") == "" {
 		return ""
 	}
 	_, port, _ := net.SplitHostPort(l.host)
-	return fmt.Sprintf("From another machine: use --device-code, or forward the port first with `ssh -L %s:127.0.0.1:%s`.\n", port, port)
+	instead := "use --device-code, or "
+	if stepUp {
+		instead = ""
+	}
+	return fmt.Sprintf("From another machine: %sforward the port first with `ssh -L %s:127.0.0.1:%s`.\n", instead, port, port)
 }

@@ -49,6 +49,8 @@ type Request struct {
 	Timeout time.Duration
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
+
+	stepUp bool // there is no --device-code to advise
 }
 
 // Result is a finished login, to be stored.

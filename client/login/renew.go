@@ -79,7 +79,7 @@ func Renew(ctx context.Context, r RenewRequest) (*Renewed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse the certificate to renew: %w", err)
 	}
-	challenge, err := r.challenge(ctx, leaf)
+	challenge, err := askChallenge(ctx, r.Gateway, leaf)
 	if err != nil {
 		return nil, refusedByGateway(err)
 	}
@@ -96,8 +96,8 @@ func Renew(ctx context.Context, r RenewRequest) (*Renewed, error) {
 	return r.exchange(ctx, leaf, challenge, tokens)
 }
 
-func (r RenewRequest) challenge(ctx context.Context, leaf *x509.Certificate) ([]byte, error) {
-	reply, err := r.Gateway.Challenge(ctx, &enroll.ChallengeRequest{Serial: auth.SerialOf(leaf)})
+func askChallenge(ctx context.Context, gateway *enroll.Client, leaf *x509.Certificate) ([]byte, error) {
+	reply, err := gateway.Challenge(ctx, &enroll.ChallengeRequest{Serial: auth.SerialOf(leaf)})
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func (r RenewRequest) exchange(ctx context.Context, leaf *x509.Certificate, chal
 func (r RenewRequest) send(ctx context.Context, leaf *x509.Certificate, req *enroll.RenewRequest) (*enroll.Response, error) {
 	if req.Challenge == nil {
 		var err error
-		if req.Challenge, err = r.challenge(ctx, leaf); err != nil {
+		if req.Challenge, err = askChallenge(ctx, r.Gateway, leaf); err != nil {
 			return nil, err
 		}
 	}

@@ -56,6 +56,21 @@ func (b Browser) Login(ctx context.Context, authURL, account, password string) (
 	return next, err
 }
 
+// Cancel opens authURL, says no at the login form, and follows the redirects to the application's callback.
+func (b Browser) Cancel(ctx context.Context, authURL string) (Page, error) {
+	client, done := b.client()
+	defer done()
+	form, err := get(ctx, client, authURL)
+	if err != nil {
+		return Page{}, err
+	}
+	id := hiddenField(form.Body, "id")
+	if id == "" {
+		return form, fmt.Errorf("no login form at %s (status %d): %s", form.URL.Redacted(), form.Status, alert(form.Body))
+	}
+	return post(ctx, client, form.URL, "login", url.Values{"id": {id}, "decision": {"cancel"}})
+}
+
 // ConfirmDevice signs in at verificationURI with a device login's code, and allows or refuses it.
 func (b Browser) ConfirmDevice(ctx context.Context, verificationURI, userCode, account, password string, allow bool) error {
 	client, done := b.client()

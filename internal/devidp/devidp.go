@@ -5,7 +5,8 @@
 // What it does, it does as a strict provider would, so that a client which works here works elsewhere: PKCE
 // with S256 is required, codes and refresh tokens are redeemed once (a second use revokes the login), the
 // callback carries iss (RFC 9207), redirects to the loopback address may use any port (RFC 8252 section 7.3),
-// and device logins (RFC 8628) are confirmed on a page. There is no single sign-on: every login asks.
+// and device logins (RFC 8628) are confirmed on a page. There is no single sign-on: every login asks. Logouts are told by the
+// back channel (see [Provider.EndSession]).
 //
 // The protocol is github.com/zitadel/oidc's; accounts, storage and pages are here. The package does not know
 // Culvert, except for the settings that it suggests (see [Provider.ClientConfig]).
@@ -167,7 +168,7 @@ func (p *Provider) build() error {
 		CodeMethodS256: true, AuthMethodPost: true, GrantTypeRefreshToken: true,
 		SupportedScopes: []string{"openid", "profile", "email", "groups", "offline_access"},
 		SupportedClaims: []string{"sub", "aud", "exp", "iat", "iss", "auth_time", "nonce", "acr", "amr", "at_hash",
-			"azp", "name", "preferred_username", "email", "email_verified", "groups"},
+			"azp", "sid", "name", "preferred_username", "email", "email_verified", "groups"},
 		DeviceAuthorization: op.DeviceAuthorizationConfig{
 			Lifetime: p.store.lifetimes.Login, PollInterval: p.store.lifetimes.DeviceInterval,
 			UserFormPath: p.path("/device"), UserCode: op.UserCodeBase20,
@@ -259,6 +260,12 @@ func (p *Provider) SetGroups(account string, groups ...string) error {
 	return p.store.change(account, func(a *Account) { a.Groups = slices.Clone(groups) })
 }
 
+// RememberLogin makes the provider behave as one that has a cookie of the account since age ago: logins report that time
+// as auth_time, unless the application asked for a fresher one (max_age) or for a new one (prompt=login).
+func (p *Provider) RememberLogin(account string, age time.Duration) error {
+	return p.store.change(account, func(a *Account) { p.store.ages[a.Name] = age })
+}
+
 // discovery is op's document with what we add and without what we refuse.
 func (p *Provider) discovery(w http.ResponseWriter, r *http.Request) {
 	ctx := op.ContextWithIssuer(r.Context(), p.issuer)
@@ -273,7 +280,8 @@ func (p *Provider) discovery(w http.ResponseWriter, r *http.Request) {
 	}
 	maps.Copy(doc, map[string]any{
 		"authorization_response_iss_parameter_supported": true,
-		"scopes_supported":         []string{"openid", "profile", "email", "groups", "offline_access"},
+		"scopes_supported":             []string{"openid", "profile", "email", "groups", "offline_access"},
+		"backchannel_logout_supported": true, "backchannel_logout_session_supported": true,
 		"response_types_supported": []string{"code"},
 		"response_modes_supported": []string{"query"},
 		"grant_types_supported":    []string{"authorization_code", "refresh_token", string(zoidc.GrantTypeDeviceCode)},

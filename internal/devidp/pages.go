@@ -5,6 +5,9 @@ import (
 	"embed"
 	"net/http"
 	"net/url"
+
+	zoidc "github.com/zitadel/oidc/v3/pkg/oidc"
+	"github.com/zitadel/oidc/v3/pkg/op"
 )
 
 //go:embed pages/*.html pages/*.css
@@ -65,12 +68,28 @@ func (p *Provider) loginForm(w http.ResponseWriter, status int, id, account, pro
 
 func (p *Provider) loginSubmit(w http.ResponseWriter, r *http.Request) {
 	id, account := r.PostFormValue("id"), r.PostFormValue("account")
+	if r.PostFormValue("decision") == "cancel" {
+		p.loginCancel(w, r, id)
+		return
+	}
 	if err := p.store.login(id, account, r.PostFormValue("password")); err != nil {
 		p.logger.Info("development sign-in refused", "account", account, "reason", err.Error())
 		p.loginForm(w, http.StatusForbidden, id, account, err.Error())
 		return
 	}
 	http.Redirect(w, r, p.path("/authorize/callback")+"?id="+url.QueryEscape(id), http.StatusFound)
+}
+
+// loginCancel goes back to the application with the person's no.
+func (p *Provider) loginCancel(w http.ResponseWriter, r *http.Request, id string) {
+	request, err := p.store.AuthRequestByID(r.Context(), id)
+	if err != nil {
+		p.loginForm(w, http.StatusBadRequest, id, "", "")
+		return
+	}
+	_ = p.store.DeleteAuthRequest(r.Context(), id) // never fails
+	refusal := zoidc.ErrAccessDenied().WithDescription("the sign-in was cancelled")
+	op.AuthRequestError(&issuerWriter{ResponseWriter: w, issuer: p.issuer}, r, request, refusal, p.inner)
 }
 
 func (p *Provider) devicePage(w http.ResponseWriter, r *http.Request) {

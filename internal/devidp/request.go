@@ -17,6 +17,7 @@ type authRequest struct {
 	expires  time.Time
 	subject  string
 	authTime time.Time
+	sid      string
 }
 
 func (a *authRequest) GetID() string          { return a.id }
@@ -51,6 +52,7 @@ func (a *authRequest) GetCodeChallenge() *zoidc.CodeChallenge {
 // grant is a login that refresh tokens continue. family links the tokens of one login.
 type grant struct {
 	family, clientID, subject string
+	sid, acr                  string // of a login in the browser
 	scopes                    []string
 	authTime                  time.Time
 	expires                   time.Time

@@ -32,12 +32,15 @@ type storage struct {
 	clients   map[string]*opClient
 
 	mu       sync.Mutex
-	accounts map[string]*Account     // by name
-	requests map[string]*authRequest // by id
-	codes    map[string]string       // code → request id
-	grants   map[string]*grant       // by refresh token
-	tokens   map[string]*accessToken // by token id
-	devices  map[string]*deviceLogin // by device code
+	accounts map[string]*Account      // by name
+	requests map[string]*authRequest  // by id
+	codes    map[string]string        // code → request id
+	grants   map[string]*grant        // by refresh token
+	tokens   map[string]*accessToken  // by token id
+	devices  map[string]*deviceLogin  // by device code
+	sessions map[string]session       // by sid
+	notify   map[string]notify        // by client id
+	ages     map[string]time.Duration // by account: how old a remembered login is
 }
 
 func newStorage(config Config) (*storage, error) {
@@ -50,6 +53,7 @@ func newStorage(config Config) (*storage, error) {
 		clients: map[string]*opClient{}, accounts: map[string]*Account{},
 		requests: map[string]*authRequest{}, codes: map[string]string{}, grants: map[string]*grant{},
 		tokens: map[string]*accessToken{}, devices: map[string]*deviceLogin{},
+		sessions: map[string]session{}, notify: map[string]notify{}, ages: map[string]time.Duration{},
 	}
 	for _, c := range config.Clients {
 		if c.ID == "" || s.clients[c.ID] != nil {
@@ -202,8 +206,17 @@ func (s *storage) login(id, name, password string) error {
 	if err != nil {
 		return err
 	}
-	r.subject, r.authTime = a.Subject, time.Now()
+	r.subject, r.authTime, r.sid = a.Subject, time.Now(), rand.Text()
+	if age := s.ages[a.Name]; !r.asksAgain(age) {
+		r.authTime = r.authTime.Add(-age)
+	}
 	return nil
+}
+
+// asksAgain reports whether a login that is remembered since age is not enough.
+func (a *authRequest) asksAgain(age time.Duration) bool {
+	return slices.Contains(a.request.Prompt, zoidc.PromptLogin) ||
+		a.request.MaxAge != nil && time.Duration(*a.request.MaxAge)*time.Second < age
 }
 
 // AuthRequestByID is op.Storage's.
@@ -228,6 +241,7 @@ func (s *storage) AuthRequestByCode(_ context.Context, code string) (op.AuthRequ
 	}
 	delete(s.codes, code)
 	delete(s.requests, r.id)
+	s.rememberLocked(r)
 	return r, nil
 }
 

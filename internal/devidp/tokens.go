@@ -38,7 +38,8 @@ func (s *storage) newAccessTokenLocked(g grant) (string, time.Time) {
 func grantOf(request op.TokenRequest) (grant, error) {
 	switch r := request.(type) {
 	case *authRequest:
-		return grant{family: rand.Text(), clientID: r.request.ClientID, subject: r.subject, scopes: r.request.Scopes, authTime: r.authTime}, nil
+		return grant{family: rand.Text(), clientID: r.request.ClientID, subject: r.subject, sid: r.sid, acr: r.GetACR(),
+			scopes: r.request.Scopes, authTime: r.authTime}, nil
 	case *op.DeviceAuthorizationState:
 		return grant{family: rand.Text(), clientID: r.ClientID, subject: r.Subject, scopes: r.Scopes, authTime: r.AuthTime}, nil
 	case *refreshRequest:
@@ -150,10 +151,23 @@ func (s *storage) SetUserinfoFromScopes(context.Context, *zoidc.UserInfo, string
 // SetUserinfoFromRequest fills an ID token.
 func (s *storage) SetUserinfoFromRequest(_ context.Context, info *zoidc.UserInfo, r op.IDTokenRequest, scopes []string) error {
 	info.Subject = r.GetSubject() // op copies it over the token's
+	switch r := r.(type) {
+	case *authRequest:
+		info.AppendClaims("sid", r.sid)
+	case *refreshRequest: // op forgets what the login was
+		appendText(info, "sid", r.sid)
+		appendText(info, "acr", r.acr)
+	}
 	if c := s.clients[r.GetClientID()]; c == nil || c.UserInfoOnly {
 		return nil
 	}
 	return s.describe(info, r.GetSubject(), scopes)
+}
+
+func appendText(info *zoidc.UserInfo, claim, value string) {
+	if value != "" {
+		info.AppendClaims(claim, value)
+	}
 }
 
 // SetUserinfoFromToken fills a userinfo answer.

@@ -6,12 +6,15 @@
 //
 //   - The gateway, never the client, says what kind of enrolment it was. A login's ID
 //     token must carry a nonce that binds it to the requested key; a renewal must be
-//     signed by the key of the certificate; a device login's tokens never reach
-//     the client before the certificate does.
+//     signed by the key of the certificate; a step-up is both at once; a device
+//     login's tokens never reach the client before the certificate does.
 //   - A token buys one certificate. The same key again gets the same one, so
 //     that a lost answer costs nothing; another key gets nothing.
 //   - A renewal replaces what the provider says (groups, acr) and nothing else: user,
-//     key, session, device, kind of login, auth_time and deadline stay.
+//     key, session, device, kind of login, auth_time and deadline stay. A step-up
+//     replaces auth_time besides, by what the provider says of a login that it
+//     just saw; it moves no deadline.
+//   - A provider's logout token ends sessions of that provider, and begins nothing.
 //   - No certificate leaves before it is in the store's inventory and in the
 //     audit log. Without either, nothing is issued.
 //
@@ -48,6 +51,9 @@ type Store interface {
 	// Certificate and Session return store.ErrNotFound for what is not there.
 	Certificate(ctx context.Context, serial auth.Serial) (store.Certificate, error)
 	Session(ctx context.Context, id auth.SessionID) (store.Session, error)
+	// Logout accepts a provider's logout token once, and ends what it names; all
+	// or nothing.
+	Logout(ctx context.Context, in store.Logout) (store.LoggedOut, error)
 	// PutChallenge keeps a challenge for ttl; TakeChallenge uses it up, whatever
 	// comes of it, and returns store.ErrNotFound unless it was good.
 	PutChallenge(ctx context.Context, challenge []byte, serial auth.Serial, ttl time.Duration) (time.Time, error)
@@ -77,6 +83,8 @@ type Provider interface {
 	VerifyLogin(ctx context.Context, shown oidc.Presented, wantNonce string) (*oidc.Claims, error)
 	VerifyDevice(ctx context.Context, shown oidc.Presented) (*oidc.Claims, error)
 	VerifyRenewal(ctx context.Context, shown oidc.Presented, prev oidc.Previous) (*oidc.Claims, error)
+	VerifyStepUp(ctx context.Context, shown oidc.Presented, wantNonce string, prev oidc.Previous) (*oidc.Claims, error)
+	VerifyLogout(ctx context.Context, token oidc.Secret) (*oidc.Logout, error)
 	// Provider gives the discovered provider, for the device flow.
 	Provider(ctx context.Context) (*oidc.Provider, error)
 }
@@ -108,7 +116,7 @@ type Config struct {
 	KeepGroups []string
 	Limits     Limits
 	// Observe is told the kind ("login", "renewal", …) and outcome ("issued",
-	// "repeated", or the code of a refusal) of every request. Optional.
+	// "repeated", "logged_out", or the code of a refusal) of every request. Optional.
 	Observe func(kind, outcome string)
 	// Now is the gateway's clock; nil means time.Now.
 	Now func() time.Time
@@ -123,6 +131,8 @@ type Limits struct {
 	// UserPerMinute is enrolments of one person, which may also come at
 	// once. 30.
 	UserPerMinute int
+	// LogoutsPerMinute is logout tokens of one address, which is the provider's. 600.
+	LogoutsPerMinute int
 	// Concurrent is requests being worked on. 128.
 	Concurrent int
 	// DeviceLogins is device logins that wait for their person. 1000.
@@ -151,6 +161,7 @@ const (
 func (l Limits) withDefaults() Limits {
 	setDefault(&l.AddressPerMinute, 60)
 	setDefault(&l.UserPerMinute, 30)
+	setDefault(&l.LogoutsPerMinute, 600)
 	setDefault(&l.Concurrent, 128)
 	setDefault(&l.DeviceLogins, 1000)
 	setDefault(&l.BodyTimeout, 10*time.Second)
@@ -173,6 +184,7 @@ type Handler struct {
 	keep      groupFilter
 	addresses *limiter[addressKey]
 	users     *limiter[auth.UserID]
+	logouts   *limiter[addressKey]
 	slots     chan struct{}
 	held      atomic.Int64 // bytes of bodies
 }
@@ -203,6 +215,7 @@ func New(c Config) (*Handler, error) {
 		keep:      groupFilter{patterns: c.KeepGroups, qualified: len(c.Providers) > 1},
 		addresses: newLimiter[addressKey](c.Limits.AddressPerMinute, maxTracked, c.Now),
 		users:     newLimiter[auth.UserID](c.Limits.UserPerMinute, maxTracked, c.Now),
+		logouts:   newLimiter[addressKey](c.Limits.LogoutsPerMinute, maxTracked, c.Now),
 		slots:     make(chan struct{}, c.Limits.Concurrent),
 	}
 	for _, p := range c.Providers {
@@ -217,6 +230,7 @@ func New(c Config) (*Handler, error) {
 		enroll.PathLogin:      {http.MethodPost, "login", h.login},
 		enroll.PathChallenge:  {http.MethodPost, "challenge", h.challenge},
 		enroll.PathRenew:      {http.MethodPost, "renewal", h.renew},
+		enroll.PathStepUp:     {http.MethodPost, "step-up", h.stepUp},
 		enroll.PathDevice:     {http.MethodPost, "device", h.deviceStart},
 		enroll.PathDevicePoll: {http.MethodPost, "device", h.devicePoll},
 	}

@@ -44,6 +44,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{kind: "unknown", remote: remote, actor: audit.Stranger(remote)}
 	ctx, cancel := context.WithTimeout(r.Context(), h.Limits.Timeout)
 	defer cancel()
+	if provider, ok := isLogout(r.URL.Path); ok {
+		h.serveLogout(ctx, w, r, c, provider)
+		return
+	}
 	status, reply, err := h.serve(ctx, w, r, c)
 	if err != nil {
 		h.answerRefusal(ctx, w, c, asRefusal(err))
@@ -72,19 +76,33 @@ func (h *Handler) serve(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		return 0, nil, refuse(enroll.CodeRateLimited, "too many requests from your address").
 			remedy("wait " + wait.Round(time.Second).String()).retryIn(wait)
 	}
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
+		return 0, nil, refuse(enroll.CodeBadRequest, "the request must be application/json")
+	}
+	var status int
+	var reply any
+	err := h.withBody(ctx, w, r, c, func() (err error) {
+		status, reply, err = route.serve(ctx, c)
+		return err
+	})
+	return status, reply, err
+}
+
+// withBody reads the body, and works on it when a slot is free.
+func (h *Handler) withBody(ctx context.Context, w http.ResponseWriter, r *http.Request, c *call, work func() error) error {
 	body := &heldBody{r: http.MaxBytesReader(w, r.Body, enroll.MaxRequest), held: &h.held}
 	defer body.letGo()
 	var err error
 	if c.body, err = h.readBody(w, r, body); err != nil {
-		return 0, nil, err
+		return err
 	}
 	select {
 	case h.slots <- struct{}{}:
 		defer func() { <-h.slots }()
 	case <-ctx.Done():
-		return 0, nil, busy()
+		return busy()
 	}
-	return route.serve(ctx, c)
+	return work()
 }
 
 func busy() *refusal {
@@ -116,9 +134,6 @@ func (b *heldBody) letGo() { b.held.Add(-b.n) }
 
 // readBody reads at most enroll.MaxRequest bytes, for at most BodyTimeout.
 func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, from io.Reader) ([]byte, error) {
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		return nil, refuse(enroll.CodeBadRequest, "the request must be application/json")
-	}
 	if r.ContentLength > enroll.MaxRequest {
 		w.Header().Set("Connection", "close")
 		return nil, tooLarge()
@@ -178,7 +193,13 @@ func (h *Handler) answer(w http.ResponseWriter, status int, contentType string, 
 // answerRefusal logs, audits where it matters, and tells the client. The same
 // reference stands in all three.
 func (h *Handler) answerRefusal(ctx context.Context, w http.ResponseWriter, c *call, r *refusal) {
-	ref := audit.NewReference()
+	ref := h.recordRefusal(ctx, w, c, r)
+	h.answer(w, statusOf(r.code), "application/problem+json", r.problem(ref))
+}
+
+// recordRefusal is answerRefusal without the answer.
+func (h *Handler) recordRefusal(ctx context.Context, w http.ResponseWriter, c *call, r *refusal) (ref string) {
+	ref = audit.NewReference()
 	if audited(r.code) {
 		ref = h.auditRefusal(ctx, c, r, ref)
 	}
@@ -192,7 +213,7 @@ func (h *Handler) answerRefusal(ctx context.Context, w http.ResponseWriter, c *c
 	if r.retry > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(r.retry.Seconds()))))
 	}
-	h.answer(w, statusOf(r.code), "application/problem+json", r.problem(ref))
+	return ref
 }
 
 // auditRefusal records a refusal. That the record could not be written makes it no

@@ -375,7 +375,8 @@ func FuzzRequests(f *testing.F) {
 	f.Add(2, []byte(`{"provider":"corp","certificate":"AA==","challenge":"AA==","signature":"AA=="}`))
 	f.Add(3, []byte(`{"provider":"corp","csr":"MAA="}`))
 	f.Add(4, []byte(`{"id":"x","signature":"AA=="}`))
-	paths := []string{enroll.PathLogin, enroll.PathChallenge, enroll.PathRenew, enroll.PathDevice, enroll.PathDevicePoll}
+	f.Add(5, []byte(`{"provider":"corp","id_token":"a.b.c","salt":"AA==","certificate":"AA==","challenge":"AA==","signature":"AA=="}`))
+	paths := []string{enroll.PathLogin, enroll.PathChallenge, enroll.PathRenew, enroll.PathDevice, enroll.PathDevicePoll, enroll.PathStepUp}
 	h := newFixture(f).handler
 	f.Fuzz(func(t *testing.T, which int, body []byte) {
 		req := httptest.NewRequest(http.MethodPost, paths[uint(which)%uint(len(paths))], bytes.NewReader(body))

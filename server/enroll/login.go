@@ -105,6 +105,6 @@ func (h *Handler) newSession(c *call, claims *oidc.Claims, device auth.DeviceID,
 	}
 	return store.Session{
 		ID: auth.NewSessionID(), Device: device, Provider: claims.Provider, Login: kind, Client: c.client,
-		AuthTime: authTime, Deadline: deadline,
+		AuthTime: authTime, Deadline: deadline, ProviderSID: claims.SID,
 	}, nil
 }

@@ -134,6 +134,9 @@ func refuseEnded(err error) *refusal {
 }
 
 func refuseLocked(l store.Lock) *refusal {
+	if l.Author == logoutAuthor {
+		return refuse(enroll.CodeLocked, "%s, and this login is from before that", l.Message).remedy(loginAgain)
+	}
 	detail := fmt.Sprintf("an administrator locked this %s", l.Kind)
 	if l.Message != "" {
 		detail += ": " + l.Message

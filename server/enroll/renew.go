@@ -3,6 +3,7 @@ package enroll
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
@@ -85,13 +86,8 @@ func (h *Handler) renew(ctx context.Context, c *call) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if err := h.checkPossession(ctx, c, m, v); err != nil {
+	if err := h.checkHolder(ctx, c, m, m.Challenge, v, m.Provider); err != nil {
 		return 0, nil, err
-	}
-	// Only now is it more than somebody with a copy of the certificate.
-	c.actor.Session, c.actor.User, c.actor.Device = v.session.ID, v.session.User, v.session.Device
-	if v.session.Provider != m.Provider { // one of the same issuer, under another name since
-		return 0, nil, refuse(enroll.CodeReauthRequired, "the session began with the provider %s", v.session.Provider).remedy(loginAgain)
 	}
 	v.provider = p
 	if err := h.verifyRenewal(ctx, m, &v); err != nil {
@@ -136,21 +132,34 @@ func (h *Handler) sameSession(leaf *x509.Certificate, session store.Session) (ve
 	if err != nil || id.Session != session.ID || store.HashKey(spki) != session.Key {
 		return verified{}, unknownCertificate(store.ErrNotFound)
 	}
-	return verified{key: key, keyHash: session.Key, session: session, previous: &id}, nil
+	return verified{key: key, spki: spki, keyHash: session.Key, session: session, previous: &id}, nil
 }
 
-// checkPossession makes sure that whoever asks holds the certificate's key now: it
+// signedRequest is one that the certificate's key signed.
+type signedRequest interface {
+	Verify(pub crypto.PublicKey) error
+}
+
+// checkHolder makes sure that whoever asks holds the certificate's key now: it
 // signed this gateway's challenge, which is used up, together with the tokens.
-func (h *Handler) checkPossession(ctx context.Context, c *call, m *enroll.RenewRequest, v verified) error {
+func (h *Handler) checkHolder(ctx context.Context, c *call, m signedRequest, challenge []byte, v verified, provider string) error {
 	if err := m.Verify(v.key); err != nil {
-		return refuse(enroll.CodeSignatureInvalid, "the certificate's key did not sign this renewal").because(err)
+		return refuse(enroll.CodeSignatureInvalid, "the certificate's key did not sign this request").because(err)
 	}
-	err := h.Store.TakeChallenge(ctx, m.Challenge, c.actor.Serial)
+	err := h.Store.TakeChallenge(ctx, challenge, c.actor.Serial)
 	if errors.Is(err, store.ErrNotFound) {
 		return refuse(enroll.CodeChallengeInvalid, "the challenge was used, has expired, or is for another certificate").
 			remedy("ask for a new challenge").because(err)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// Only now is it more than somebody with a copy of the certificate.
+	c.actor.Session, c.actor.User, c.actor.Device = v.session.ID, v.session.User, v.session.Device
+	if v.session.Provider != provider { // one of the same issuer, under another name since
+		return refuse(enroll.CodeReauthRequired, "the session began with the provider %s", v.session.Provider).remedy(loginAgain)
+	}
+	return nil
 }
 
 // verifyRenewal asks the provider's word.

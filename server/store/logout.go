@@ -11,7 +11,7 @@ import (
 // LogoutSeen records that a logout token was accepted, by the hash of its jti,
 // until it expires; first is false when it had been already.
 func (s *Store) LogoutSeen(ctx context.Context, tokenHash string, expires time.Time) (first bool, err error) {
-	err = s.inTx(ctx, func(tx *tx) error {
+	err = s.inTx(ctx, unordered, func(tx *tx) error {
 		first, err = tx.logoutSeen(ctx, tokenHash, expires)
 		return err
 	})
@@ -24,7 +24,8 @@ func (t *tx) logoutSeen(ctx context.Context, tokenHash string, expires time.Time
 }
 
 // A Logout is a verified logout token (OpenID Connect Back-Channel Logout 1.0,
-// section 2.4). SID or User is set, or both; SID then decides.
+// section 2.4). SID or User is set, or both; SID then decides, and of User those
+// sessions end whose SID is not known.
 type Logout struct {
 	// TokenHash is the hash of the token's jti, and Expires when the token can
 	// no longer be presented.
@@ -56,7 +57,7 @@ func (s *Store) Logout(ctx context.Context, in Logout) (LoggedOut, error) {
 		return LoggedOut{}, errors.New("a logout needs a token and a session or a user")
 	}
 	var out LoggedOut
-	err := s.inTx(ctx, func(tx *tx) error {
+	err := s.inTx(ctx, orderLock, func(tx *tx) error {
 		first, err := tx.logoutSeen(ctx, in.TokenHash, in.Expires)
 		if err != nil || !first {
 			out = LoggedOut{Repeated: !first}
@@ -66,10 +67,28 @@ func (s *Store) Logout(ctx context.Context, in Logout) (LoggedOut, error) {
 		if err := tx.addLock(ctx, &out.Lock); err != nil {
 			return err
 		}
-		out.Ended, err = tx.endCovered(ctx, out.Lock, "logged out at the provider")
-		return err
+		if out.Ended, err = tx.endCovered(ctx, out.Lock, loggedOut); err != nil {
+			return err
+		}
+		return tx.endUnnamed(ctx, in, &out)
 	})
 	return out, err
+}
+
+const loggedOut = "logged out at the provider"
+
+// endUnnamed ends the person's sessions of which nobody knows what the provider
+// calls them: each of them may be the one that was logged out.
+func (t *tx) endUnnamed(ctx context.Context, in Logout, out *LoggedOut) error {
+	if in.SID == "" || in.User == "" {
+		return nil
+	}
+	ended, err := all(ctx, t, scanSessionID, endUnnamed, in.User, in.Provider, millis(t.now), loggedOut)
+	if err != nil || len(ended) == 0 {
+		return err
+	}
+	out.Ended = append(out.Ended, ended...)
+	return t.changed(ctx)
 }
 
 func (in Logout) lock(now time.Time) Lock {

@@ -1,8 +1,9 @@
 package store
 
-// Every statement stands here, written for SQLite and PostgreSQL alike: numbered
-// parameters, ON CONFLICT, RETURNING, no function but aggregates. Times are
-// milliseconds.
+// Every statement stands here and in queries_shared.go and queries_audit.go,
+// written for SQLite and PostgreSQL alike: numbered parameters, ON CONFLICT,
+// RETURNING, no function but lower, coalesce and aggregates. A parameter that
+// PostgreSQL would take for a small number is cast. Times are milliseconds.
 const (
 	selectVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`
 
@@ -43,13 +44,16 @@ const (
 	sessionsBySID  = selectSessions + ` WHERE s.provider = $1 AND s.provider_sid = $2 ORDER BY s.created_at, s.id`
 	renewSession   = `UPDATE sessions SET token_issued_at = $2, auth_time = $3, nonce = $4, provider_sid = $5 WHERE id = $1`
 	endSession     = `UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at = 0`
-	// endCovered ends what a lock covers; of a lock without a cut-off, $4 is 0.
+	// endCovered ends what a lock covers; without a cut-off, $4 is 0.
 	endCovered = `UPDATE sessions SET ended_at = $5, end_reason = $6
-		WHERE ended_at = 0 AND deadline > $5 AND ($4 = 0 OR created_at <= $4) AND (
+		WHERE ended_at = 0 AND deadline > $5 AND (CAST($4 AS BIGINT) = 0 OR created_at <= $4) AND (
 			($1 = 'user' AND user_id = $2) OR ($1 = 'device' AND device_id = $2) OR
 			($1 IN ('session', 'certificate') AND id = $3) OR
 			($1 = 'login' AND provider_sid <> '' AND provider || '/' || provider_sid = $2))
 		RETURNING id`
+	// endUnnamed ends what a logout may mean.
+	endUnnamed = `UPDATE sessions SET ended_at = $3, end_reason = $4
+		WHERE ended_at = 0 AND deadline > $3 AND user_id = $1 AND provider = $2 AND provider_sid = '' RETURNING id`
 	endOldSession = `UPDATE sessions SET ended_at = $1, end_reason = 'expired' WHERE ended_at = 0 AND deadline <= $1`
 
 	insertCertificate = `INSERT INTO certificates (serial, kind, session_id, holder, fingerprint, issued_at,
