@@ -45,6 +45,7 @@ var floors = map[string]int{
 	"internal/adminapi":              1,
 	"internal/localsock":             1,
 	"internal/localnet/localnettest": 1,
+	"internal/pgtest":                1,
 	"server/policy":                  1,
 	"auth/enroll":                    2,
 	"auth/mtls":                      2,

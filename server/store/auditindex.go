@@ -95,7 +95,7 @@ const auditChunk = 200
 // are indexed, all or nothing. Records that are there already are left as they
 // are, so that a batch may be repeated.
 func (s *Store) IndexBatch(ctx context.Context, gateway auth.GatewayID, position string, rows []AuditRow) error {
-	return s.inTx(ctx, func(tx *tx) error {
+	return s.inTxWithin(ctx, longPatience, unordered, func(tx *tx) error {
 		x := newIndexer(tx)
 		b := newBulk(tx, insertAuditRows, oncePerRecord, auditRowColumns, auditChunk)
 		for _, r := range rows {
@@ -114,14 +114,12 @@ func (s *Store) IndexBatch(ctx context.Context, gateway auth.GatewayID, position
 // IndexPosition is how far the gateway's files are indexed, as IndexBatch was
 // told; empty when nothing is.
 func (s *Store) IndexPosition(ctx context.Context, gateway auth.GatewayID) (string, error) {
-	position, err := one(ctx, s.read, scanText, selectAuditPosition, gateway)
+	position, err := one(ctx, s.read, readText, selectAuditPosition, gateway)
 	if errors.Is(err, ErrNotFound) {
 		return "", nil
 	}
 	return position, err
 }
-
-func scanText(scan scanFunc) (text string, err error) { return text, scan(&text) }
 
 // indexer finds the numbers of what the rows of one transaction share.
 type indexer struct {
@@ -186,7 +184,7 @@ func (x *indexer) linked(ctx context.Context, link string) (any, error) {
 	if id, known := x.links[link]; known {
 		return id, nil
 	}
-	id, err := one(ctx, x.tx, scanNumber, selectAuditLink, link)
+	id, err := one(ctx, x.tx, readNumber, selectAuditLink, link)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		x.links[link] = nil
@@ -203,20 +201,18 @@ func (x *indexer) number(ctx context.Context, known map[string]int64, key, find 
 	if id, ok := known[key]; ok {
 		return id, nil
 	}
-	id, err := one(ctx, x.tx, scanNumber, find, args...)
+	id, err := one(ctx, x.tx, readNumber, find, args...)
 	if errors.Is(err, ErrNotFound) {
 		if err := x.tx.exec(ctx, insert, values...); err != nil {
 			return 0, err
 		}
-		id, err = one(ctx, x.tx, scanNumber, find, args...)
+		id, err = one(ctx, x.tx, readNumber, find, args...)
 	}
 	if err == nil {
 		known[key] = id
 	}
 	return id, err
 }
-
-func scanNumber(scan scanFunc) (n int64, err error) { return n, scan(&n) }
 
 // digestOf is a hash of the parts that tells ("ab", "c") from ("a", "bc").
 func digestOf(parts ...string) string {

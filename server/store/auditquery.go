@@ -27,7 +27,7 @@ type AuditFilter struct {
 // AuditRows lists up to limit audit rows, the newest first.
 func (s *Store) AuditRows(ctx context.Context, f AuditFilter, limit int) ([]AuditRow, error) {
 	query, args := f.query(limit)
-	return all(ctx, s.read, scanAuditRow, query, args...)
+	return all(ctx, s.read.patient(), scanAuditRow, query, args...)
 }
 
 // query puts the statement together from its fixed parts.
@@ -96,12 +96,12 @@ type AuditStream struct {
 // StreamsSince lists up to limit streams that were decided at since or later, in
 // the order in which they were indexed, beginning behind the id after.
 func (s *Store) StreamsSince(ctx context.Context, since time.Time, after int64, limit int) ([]AuditStream, error) {
-	return all(ctx, s.read, scanAuditStream, selectStreams, after, millis(since), limit)
+	return all(ctx, s.read.patient(), scanAuditStream, selectStreams, after, millis(since), limit)
 }
 
 // CountStreams counts the streams that StreamsSince lists.
 func (s *Store) CountStreams(ctx context.Context, since time.Time) (int64, error) {
-	return one(ctx, s.read, scanNumber, countStreams, millis(since))
+	return one(ctx, s.read.patient(), readNumber, countStreams, millis(since))
 }
 
 func scanAuditStream(scan scanFunc) (AuditStream, error) {

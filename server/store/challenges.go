@@ -15,7 +15,7 @@ const maxChallenges = 16
 // is kept. It returns when the challenge expires.
 func (s *Store) PutChallenge(ctx context.Context, challenge []byte, serial auth.Serial, ttl time.Duration) (time.Time, error) {
 	var expires time.Time
-	err := s.inTx(ctx, func(tx *tx) error {
+	err := s.inTx(ctx, unordered, func(tx *tx) error {
 		expires = tx.now.Add(ttl)
 		if err := tx.exec(ctx, insertChallenge, hexSum(challenge), serial, millis(tx.now), millis(expires)); err != nil {
 			return err
@@ -31,7 +31,7 @@ func (s *Store) PutChallenge(ctx context.Context, challenge []byte, serial auth.
 func (s *Store) TakeChallenge(ctx context.Context, challenge []byte, serial auth.Serial) error {
 	var taken takenChallenge
 	var now time.Time
-	err := s.inTx(ctx, func(tx *tx) (err error) {
+	err := s.inTx(ctx, unordered, func(tx *tx) (err error) {
 		now = tx.now
 		taken, err = one(ctx, tx, scanTaken, takeChallenge, hexSum(challenge))
 		return err

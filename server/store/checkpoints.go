@@ -25,7 +25,7 @@ type Checkpoint struct {
 // than the known one, or differs from it at the same size, is refused with
 // ErrOlderCheckpoint.
 func (s *Store) PutCheckpoint(ctx context.Context, c Checkpoint) error {
-	return s.inTx(ctx, func(tx *tx) error {
+	return s.inTx(ctx, unordered, func(tx *tx) error {
 		n, err := tx.execCount(ctx, upsertCheckpoint, c.Gateway, c.Log, c.Size, c.Note, millis(c.Time))
 		if err == nil && n == 0 {
 			return ErrOlderCheckpoint

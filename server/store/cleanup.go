@@ -28,7 +28,7 @@ type Cleaned struct {
 // a redemption whose token could still be presented. Call it now and then.
 func (s *Store) Cleanup(ctx context.Context) (Cleaned, error) {
 	var done Cleaned
-	err := s.inTx(ctx, func(tx *tx) error {
+	err := s.inTxWithin(ctx, longPatience, unordered, func(tx *tx) error {
 		for _, query := range []string{endOldSession, endOldRequests} {
 			if err := tx.exec(ctx, query, millis(tx.now)); err != nil {
 				return err
@@ -79,7 +79,7 @@ func (s *Store) cleanIndex(ctx context.Context) (int64, error) {
 	if err != nil {
 		return done, err
 	}
-	return done, s.inTx(ctx, func(tx *tx) error {
+	return done, s.inTxWithin(ctx, longPatience, unordered, func(tx *tx) error {
 		for _, query := range []string{dropAuditLinks, dropAuditActors, dropAuditSubjects} {
 			if err := tx.exec(ctx, query, cutoff); err != nil {
 				return err
@@ -94,7 +94,7 @@ func (s *Store) nibble(ctx context.Context, query string, arg int64) (int64, err
 	var done int64
 	for {
 		var n int64
-		err := s.inTx(ctx, func(tx *tx) (err error) {
+		err := s.inTxWithin(ctx, longPatience, unordered, func(tx *tx) (err error) {
 			n, err = tx.execCount(ctx, query, arg, bite)
 			return err
 		})
@@ -108,7 +108,7 @@ func (s *Store) nibble(ctx context.Context, query string, arg int64) (int64, err
 // DropIndex forgets the index of a gateway's audit files, so that it is made
 // anew from them. Checkpoints stay.
 func (s *Store) DropIndex(ctx context.Context, gateway auth.GatewayID) error {
-	logs, err := all(ctx, s.read, scanNumber, selectAuditLogsOf, gateway)
+	logs, err := all(ctx, s.read, readNumber, selectAuditLogsOf, gateway)
 	if err != nil {
 		return err
 	}
@@ -117,5 +117,5 @@ func (s *Store) DropIndex(ctx context.Context, gateway auth.GatewayID) error {
 			return err
 		}
 	}
-	return s.inTx(ctx, func(tx *tx) error { return tx.exec(ctx, deleteAuditPosition, gateway) })
+	return s.inTxWithin(ctx, longPatience, unordered, func(tx *tx) error { return tx.exec(ctx, deleteAuditPosition, gateway) })
 }

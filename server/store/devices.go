@@ -36,7 +36,7 @@ func (s *Store) Devices(ctx context.Context, f DeviceFilter, limit int) ([]Devic
 	if err != nil {
 		return nil, err
 	}
-	return all(ctx, s.read, scanDevice, selectDevices, millis(now), f.User, f.Device, f.After, f.AfterUser, limit)
+	return all(ctx, s.read.patient(), scanDevice, selectDevices, millis(now), f.User, f.Device, f.After, f.AfterUser, limit)
 }
 
 func scanDevice(scan scanFunc) (Device, error) {

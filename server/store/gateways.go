@@ -24,7 +24,7 @@ const GatewayAlive = 30 * time.Second
 
 // Beat records that the gateway is there.
 func (s *Store) Beat(ctx context.Context, g Gateway) error {
-	return s.inTx(ctx, func(tx *tx) error {
+	return s.inTx(ctx, unordered, func(tx *tx) error {
 		return tx.exec(ctx, upsertGateway, g.ID, g.Address, g.Version, g.PolicyDigest, millis(g.Started),
 			g.Sessions, g.Streams, millis(tx.now))
 	})
@@ -75,7 +75,7 @@ func (s *Store) PutLive(ctx context.Context, gateway auth.GatewayID, list []Live
 	if len(list) == 0 {
 		return nil
 	}
-	return s.inTx(ctx, func(tx *tx) error {
+	return s.inTx(ctx, unordered, func(tx *tx) error {
 		b := newBulk(tx, upsertLive, replaceLive, liveColumns, liveChunk)
 		for _, l := range list {
 			if err := b.add(ctx, gateway, int64(l.ID), l.User, l.Name, l.Email, l.Session, l.Device, l.Serial, l.Remote,
@@ -93,7 +93,7 @@ func (s *Store) DropLive(ctx context.Context, gateway auth.GatewayID, ids []uint
 	if len(ids) == 0 {
 		return nil
 	}
-	return s.inTx(ctx, func(tx *tx) error {
+	return s.inTx(ctx, unordered, func(tx *tx) error {
 		for _, id := range ids {
 			if err := tx.exec(ctx, deleteLive, gateway, int64(id)); err != nil {
 				return err
@@ -105,7 +105,7 @@ func (s *Store) DropLive(ctx context.Context, gateway auth.GatewayID, ids []uint
 
 // ClearLive removes all connections of the gateway: those of a process before.
 func (s *Store) ClearLive(ctx context.Context, gateway auth.GatewayID) error {
-	return s.inTx(ctx, func(tx *tx) error { return tx.exec(ctx, clearLive, gateway) })
+	return s.inTx(ctx, unordered, func(tx *tx) error { return tx.exec(ctx, clearLive, gateway) })
 }
 
 // LiveFilter selects connections; the zero value selects all.

@@ -15,12 +15,12 @@ var ErrTooSoon = errors.New("polled too soon")
 // PutGrant remembers a device login, unless limit of them are under way, which
 // is ErrTooMany.
 func (s *Store) PutGrant(ctx context.Context, g DeviceGrant, limit int) error {
-	return s.inTx(ctx, func(tx *tx) error {
-		var n int
-		if err := tx.QueryRowContext(ctx, countGrants, millis(tx.now)).Scan(&n); err != nil {
-			return unavailable("count the device logins", err)
+	return s.inTx(ctx, orderGrant, func(tx *tx) error {
+		n, err := one(ctx, tx, readNumber, countGrants, millis(tx.now))
+		if err != nil {
+			return err
 		}
-		if n >= limit {
+		if n >= int64(limit) {
 			return ErrTooMany
 		}
 		return tx.exec(ctx, insertGrant, g.IDHash, g.Provider, g.CSR, g.Device, g.Client, g.SealedCode, []byte{},
@@ -36,7 +36,7 @@ func (s *Store) Grant(ctx context.Context, idHash string) (DeviceGrant, error) {
 // ClaimPoll allows one poll of the provider per interval, whoever asks and at
 // whichever gateway. ErrTooSoon means: not now, or not any more.
 func (s *Store) ClaimPoll(ctx context.Context, idHash string) error {
-	return s.inTx(ctx, func(tx *tx) error {
+	return s.inTx(ctx, unordered, func(tx *tx) error {
 		n, err := tx.execCount(ctx, claimPoll, idHash, millis(tx.now))
 		if err == nil && n == 0 {
 			return ErrTooSoon
@@ -47,14 +47,14 @@ func (s *Store) ClaimPoll(ctx context.Context, idHash string) error {
 
 // SlowGrant sets a longer interval, because the provider asked for it.
 func (s *Store) SlowGrant(ctx context.Context, idHash string, interval time.Duration) error {
-	return s.inTx(ctx, func(tx *tx) error {
+	return s.inTx(ctx, unordered, func(tx *tx) error {
 		return tx.exec(ctx, slowGrant, idHash, interval.Milliseconds(), millis(tx.now.Add(interval)))
 	})
 }
 
 // FailGrant ends a device login without a certificate.
 func (s *Store) FailGrant(ctx context.Context, idHash, failure string) error {
-	return s.inTx(ctx, func(tx *tx) error { return tx.exec(ctx, failGrant, idHash, failure, []byte{}) })
+	return s.inTx(ctx, unordered, func(tx *tx) error { return tx.exec(ctx, failGrant, idHash, failure, []byte{}) })
 }
 
 // complete notes the redemption in the same transaction, so that a repeated poll

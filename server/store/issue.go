@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"crypto/x509"
-	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -43,9 +42,9 @@ type Issuance struct {
 	Undated bool
 	// Device completes a device login together with the issuance. Optional.
 	Device *DeviceIssuance
-	// Sign makes the certificate. It is called at most once, inside the
-	// transaction: what it makes is in the inventory before anybody gets it,
-	// or is lost. at is the database's clock.
+	// Sign makes the certificate. It is called inside the transaction, once
+	// unless the database has it repeated: what it makes is in the inventory
+	// before anybody gets it, or is lost. at is the database's clock.
 	Sign func(at time.Time, s Session) (Certificate, error)
 }
 
@@ -73,7 +72,7 @@ type Issued struct {
 // (no such session), *LockedError, ErrUnavailable, and those of Sign.
 func (s *Store) Issue(ctx context.Context, in Issuance) (Issued, error) {
 	var out Issued
-	err := s.inTx(ctx, func(tx *tx) error {
+	err := s.inTx(ctx, orderIssuance, func(tx *tx) error {
 		n, err := tx.execCount(ctx, claimToken, in.Token, in.Key, millis(tx.now), millis(in.TokenExpires))
 		if err != nil {
 			return err
@@ -93,7 +92,7 @@ func (s *Store) Issue(ctx context.Context, in Issuance) (Issued, error) {
 // other errors are those of Issue.
 func (s *Store) Redeemed(ctx context.Context, token string, key KeyHash) (Issued, error) {
 	var out Issued
-	err := s.inTx(ctx, func(tx *tx) (err error) {
+	err := s.inTx(ctx, orderIssuance, func(tx *tx) (err error) {
 		out, err = tx.repeat(ctx, Issuance{Token: token, Key: key, GroupsKnown: true})
 		return err
 	})
@@ -195,26 +194,24 @@ func (t *tx) renew(ctx context.Context, in Issuance) (Session, error) {
 
 // repeat answers a token that was redeemed before.
 func (t *tx) repeat(ctx context.Context, in Issuance) (Issued, error) {
-	var key KeyHash
-	var session, serial string
-	err := t.QueryRowContext(ctx, selectRedemption, in.Token).Scan(&key, &session, &serial)
-	if errors.Is(err, sql.ErrNoRows) {
+	r, err := one(ctx, t, scanRedemption, selectRedemption, in.Token)
+	if errors.Is(err, ErrNotFound) {
 		return Issued{}, ErrRedeemed
 	}
 	if err != nil {
-		return Issued{}, unavailable("read the redemption", err)
+		return Issued{}, err
 	}
-	if key != in.Key || (in.Renewal && session != string(in.Session.ID)) {
+	if r.key != in.Key || (in.Renewal && r.session != in.Session.ID) {
 		return Issued{}, ErrRedeemed
 	}
-	cert, err := one(ctx, t, scanCertificate, certificateBySerial, serial)
+	cert, err := one(ctx, t, scanCertificate, certificateBySerial, r.serial)
 	if errors.Is(err, ErrNotFound) {
 		return Issued{}, ErrRedeemed // long ago: the inventory no longer has it
 	}
 	if err != nil {
 		return Issued{}, err
 	}
-	s, err := one(ctx, t, scanSession, sessionByID, session)
+	s, err := one(ctx, t, scanSession, sessionByID, r.session)
 	if err != nil {
 		return Issued{}, err
 	}
@@ -228,6 +225,18 @@ func (t *tx) repeat(ctx context.Context, in Issuance) (Issued, error) {
 		return Issued{}, err
 	}
 	return Issued{Certificate: cert, Session: s, Repeated: true, At: t.now}, nil
+}
+
+type redemption struct {
+	key     KeyHash
+	session auth.SessionID
+	serial  auth.Serial
+}
+
+func scanRedemption(scan scanFunc) (redemption, error) {
+	var r redemption
+	err := scan(&r.key, &r.session, &r.serial)
+	return r, err
 }
 
 // refuseLocked looks for a lock that covers the session. A lock compares with
@@ -273,7 +282,7 @@ func (t *tx) putCertificate(ctx context.Context, c Certificate) error {
 // RecordGatewayCertificate puts a gateway's own certificate into the inventory.
 func (s *Store) RecordGatewayCertificate(ctx context.Context, c Certificate) error {
 	c.Kind, c.Session = CertificateGateway, ""
-	return s.inTx(ctx, func(tx *tx) error { return tx.putCertificate(ctx, c) })
+	return s.inTx(ctx, unordered, func(tx *tx) error { return tx.putCertificate(ctx, c) })
 }
 
 // Certificate gets one entry of the inventory, or ErrNotFound.

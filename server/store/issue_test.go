@@ -87,8 +87,10 @@ func wantIssueError(t testing.TB, s *Store, in Issuance, want error) {
 	}
 }
 
-func TestIssueRecordsEverything(t *testing.T) {
-	s := open(t, newPath(t), newClock())
+func TestIssueRecordsEverything(t *testing.T) { eachDatabase(t, testIssueRecordsEverything) }
+
+func testIssueRecordsEverything(t *testing.T, db database) {
+	s := db.open(t, newClock())
 	out := mustIssue(t, s, login(t, s, "a", "key"))
 	if out.Repeated || !out.Session.Created.Equal(out.At) {
 		t.Errorf("%+v", out)
@@ -112,8 +114,10 @@ func TestIssueRecordsEverything(t *testing.T) {
 }
 
 // What Sign refuses leaves nothing behind, so that the token can be used again.
-func TestIssueIsAllOrNothing(t *testing.T) {
-	s := open(t, newPath(t), newClock())
+func TestIssueIsAllOrNothing(t *testing.T) { eachDatabase(t, testIssueIsAllOrNothing) }
+
+func testIssueIsAllOrNothing(t *testing.T, db database) {
+	s := db.open(t, newClock())
 	in := login(t, s, "a", "key")
 	sign, refused := in.Sign, errors.New("refused")
 	in.Sign = func(time.Time, Session) (Certificate, error) { return Certificate{}, refused }
@@ -129,9 +133,12 @@ func TestIssueIsAllOrNothing(t *testing.T) {
 
 // Login: one-time use races (TS-2025-007).
 func TestThreatParallelRedemptionsMakeOneCertificate(t *testing.T) {
-	path := newPath(t)
-	s := open(t, path, nil)
-	in := login(t, s, "nonce", "key")
+	eachDatabase(t, testParallelRedemptionsMakeOneCertificate)
+}
+
+func testParallelRedemptionsMakeOneCertificate(t *testing.T, db database) {
+	gateways := []*Store{db.open(t, nil), db.open(t, nil)}
+	in := login(t, gateways[0], "nonce", "key")
 	sign := in.Sign
 	var signed atomic.Int32
 	in.Sign = func(at time.Time, session Session) (Certificate, error) {
@@ -144,7 +151,7 @@ func TestThreatParallelRedemptionsMakeOneCertificate(t *testing.T) {
 		wg.Go(func() {
 			in := in
 			in.Session.ID = auth.NewSessionID()
-			out, err := s.Issue(context.Background(), in)
+			out, err := gateways[i%2].Issue(context.Background(), in)
 			if err != nil {
 				t.Error(err)
 			}
@@ -163,9 +170,11 @@ func TestThreatParallelRedemptionsMakeOneCertificate(t *testing.T) {
 			t.Fatalf("certificates %s and %s", serial, serials[0])
 		}
 	}
-	_ = s.Close()
+	for _, s := range gateways {
+		_ = s.Close()
+	}
 	// Replay after restart: the same key again gets the same, another nothing.
-	again := open(t, path, nil)
+	again := db.open(t, nil)
 	if out := mustIssue(t, again, in); out.Certificate.Serial != serials[0] || !out.Repeated {
 		t.Errorf("after restart: %+v", out)
 	}
@@ -173,8 +182,10 @@ func TestThreatParallelRedemptionsMakeOneCertificate(t *testing.T) {
 	wantIssueError(t, again, other, ErrRedeemed)
 }
 
-func TestRedeemedGivesTheSameAgain(t *testing.T) {
-	s := open(t, newPath(t), newClock())
+func TestRedeemedGivesTheSameAgain(t *testing.T) { eachDatabase(t, testRedeemedGivesTheSameAgain) }
+
+func testRedeemedGivesTheSameAgain(t *testing.T, db database) {
+	s := db.open(t, newClock())
 	out := mustIssue(t, s, login(t, s, "a", "key"))
 	again, err := s.Redeemed(t.Context(), "a", "key")
 	if err != nil || again.Certificate.Fingerprint() != out.Certificate.Fingerprint() {
@@ -188,17 +199,23 @@ func TestRedeemedGivesTheSameAgain(t *testing.T) {
 }
 
 func TestRepeatEndsWithTheCertificate(t *testing.T) {
+	eachDatabase(t, testRepeatEndsWithTheCertificate)
+}
+
+func testRepeatEndsWithTheCertificate(t *testing.T, db database) {
 	clock := newClock()
-	s := open(t, newPath(t), clock)
+	s := db.open(t, clock)
 	in := login(t, s, "a", "key")
 	mustIssue(t, s, in)
 	clock.advance(time.Hour)
 	wantIssueError(t, s, in, ErrRedeemed)
 }
 
-func TestRenewalRules(t *testing.T) {
+func TestRenewalRules(t *testing.T) { eachDatabase(t, testRenewalRules) }
+
+func testRenewalRules(t *testing.T, db database) {
 	clock := newClock()
-	s := open(t, newPath(t), clock)
+	s := db.open(t, clock)
 	first := mustIssue(t, s, login(t, s, "a", "key"))
 	clock.advance(2 * time.Hour) // the certificate has expired, the session has not
 	second := mustIssue(t, s, renewal(t, s, first, "b", clock.now()))
@@ -234,8 +251,12 @@ func TestRenewalRules(t *testing.T) {
 }
 
 func TestAnUndatedTokenIsRedeemedOnceAllTheSame(t *testing.T) {
+	eachDatabase(t, testAnUndatedTokenIsRedeemedOnceAllTheSame)
+}
+
+func testAnUndatedTokenIsRedeemedOnceAllTheSame(t *testing.T, db database) {
 	clock := newClock()
-	s := open(t, newPath(t), clock)
+	s := db.open(t, clock)
 	first := mustIssue(t, s, login(t, s, "a", "key"))
 	in := renewal(t, s, first, "b", first.Session.TokenIssuedAt)
 	in.Undated = true
@@ -245,9 +266,11 @@ func TestAnUndatedTokenIsRedeemedOnceAllTheSame(t *testing.T) {
 	}
 }
 
-func TestEndedSessionsIssueNothing(t *testing.T) {
+func TestEndedSessionsIssueNothing(t *testing.T) { eachDatabase(t, testEndedSessionsIssueNothing) }
+
+func testEndedSessionsIssueNothing(t *testing.T, db database) {
 	clock := newClock()
-	s := open(t, newPath(t), clock)
+	s := db.open(t, clock)
 	in := login(t, s, "a", "key")
 	first := mustIssue(t, s, in)
 	before, _ := s.Changes(t.Context())
@@ -268,7 +291,9 @@ func TestEndedSessionsIssueNothing(t *testing.T) {
 	wantIssueError(t, s, late, ErrSessionEnded)
 }
 
-func TestLocksRefuseIssuance(t *testing.T) {
+func TestLocksRefuseIssuance(t *testing.T) { eachDatabase(t, testLocksRefuseIssuance) }
+
+func testLocksRefuseIssuance(t *testing.T, db database) {
 	for _, c := range []struct {
 		name   string
 		lock   func(Issued) Lock
@@ -284,7 +309,7 @@ func TestLocksRefuseIssuance(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			clock := newClock()
-			s := open(t, newPath(t), clock)
+			s := db.fresh(t).open(t, clock)
 			in := login(t, s, "a", "key")
 			first := mustIssue(t, s, in)
 			l := c.lock(first)
@@ -324,8 +349,12 @@ func wantLocked(t *testing.T, s *Store, in Issuance, want bool) {
 // Certificates and TLS: revocation evaded or lost. A lock with a cut-off covers the
 // renewals of what was issued before it, and not a login after it.
 func TestThreatRenewalDoesNotStepOverACutOff(t *testing.T) {
+	eachDatabase(t, testThreatRenewalDoesNotStepOverACutOff)
+}
+
+func testThreatRenewalDoesNotStepOverACutOff(t *testing.T, db database) {
 	clock := newClock()
-	s := open(t, newPath(t), clock)
+	s := db.open(t, clock)
 	first := mustIssue(t, s, login(t, s, "a", "key"))
 	lock := Lock{ID: "l", Kind: LockUser, Target: string(first.Session.User), Message: "stolen laptop", IssuedBefore: clock.now()}
 	if _, err := s.AddLock(t.Context(), lock); err != nil {
@@ -340,8 +369,12 @@ func TestThreatRenewalDoesNotStepOverACutOff(t *testing.T) {
 // Certificates and TLS: clean-up never drops an unexpired revocation, nor a
 // redemption that could be replayed.
 func TestThreatCleanupLosesNothingInForce(t *testing.T) {
+	eachDatabase(t, testThreatCleanupLosesNothingInForce)
+}
+
+func testThreatCleanupLosesNothingInForce(t *testing.T, db database) {
 	clock := newClock()
-	s := open(t, newPath(t), clock)
+	s := db.open(t, clock)
 	in := login(t, s, "a", "key")
 	in.TokenExpires = clock.now().Add(30 * 24 * time.Hour)
 	mustIssue(t, s, in)
@@ -379,8 +412,12 @@ func TestThreatCleanupLosesNothingInForce(t *testing.T) {
 
 // A clock that is set back revives nothing.
 func TestFaultClockRollbackRevivesNothing(t *testing.T) {
+	eachDatabase(t, testFaultClockRollbackRevivesNothing)
+}
+
+func testFaultClockRollbackRevivesNothing(t *testing.T, db database) {
 	clock := newClock()
-	s := open(t, newPath(t), clock)
+	s := db.open(t, clock)
 	first := mustIssue(t, s, login(t, s, "a", "key"))
 	clock.advance(13 * time.Hour)
 	if _, err := s.Cleanup(t.Context()); err != nil {
@@ -393,8 +430,10 @@ func TestFaultClockRollbackRevivesNothing(t *testing.T) {
 }
 
 // Database down or failing over: no serial twice.
-func TestFaultNoSerialTwice(t *testing.T) {
-	s := open(t, newPath(t), newClock())
+func TestFaultNoSerialTwice(t *testing.T) { eachDatabase(t, testFaultNoSerialTwice) }
+
+func testFaultNoSerialTwice(t *testing.T, db database) {
+	s := db.open(t, newClock())
 	first := mustIssue(t, s, login(t, s, "a", "key"))
 	in := login(t, s, "b", "key")
 	in.Sign = func(time.Time, Session) (Certificate, error) { return first.Certificate, nil }
@@ -414,9 +453,11 @@ func TestFaultNoSerialTwice(t *testing.T) {
 	}
 }
 
-func TestChallengesServeOnce(t *testing.T) {
+func TestChallengesServeOnce(t *testing.T) { eachDatabase(t, testChallengesServeOnce) }
+
+func testChallengesServeOnce(t *testing.T, db database) {
 	clock := newClock()
-	s := open(t, newPath(t), clock)
+	s := db.open(t, clock)
 	serial := mustIssue(t, s, login(t, s, "a", "key")).Certificate.Serial
 	put := func(c string) {
 		if _, err := s.PutChallenge(t.Context(), []byte(c), serial, time.Minute); err != nil {
@@ -450,9 +491,11 @@ func TestChallengesServeOnce(t *testing.T) {
 	}
 }
 
-func TestDeviceGrants(t *testing.T) {
+func TestDeviceGrants(t *testing.T) { eachDatabase(t, testDeviceGrants) }
+
+func testDeviceGrants(t *testing.T, db database) {
 	clock := newClock()
-	s := open(t, newPath(t), clock)
+	s := db.open(t, clock)
 	g := DeviceGrant{
 		IDHash: "id", Provider: "corp", CSR: []byte("csr"), Device: "laptop", Client: "c", SealedCode: []byte("code"),
 		Interval: 5 * time.Second, Expires: clock.now().Add(10 * time.Minute),
@@ -534,8 +577,10 @@ func TestLockCovers(t *testing.T) {
 	}
 }
 
-func TestAddLockRefusesNonsense(t *testing.T) {
-	s := open(t, newPath(t), nil)
+func TestAddLockRefusesNonsense(t *testing.T) { eachDatabase(t, testAddLockRefusesNonsense) }
+
+func testAddLockRefusesNonsense(t *testing.T, db database) {
+	s := db.open(t, nil)
 	for _, l := range []Lock{{}, {ID: "a", Kind: LockUser}, {ID: "a", Kind: "moon", Target: "x"}, {Kind: LockUser, Target: "x"}} {
 		if _, err := s.AddLock(t.Context(), l); err == nil {
 			t.Errorf("%+v was added", l)

@@ -15,14 +15,14 @@ import (
 // comes after it and is refused. ErrNotFound means that a certificate to lock is
 // not in the inventory.
 func (s *Store) AddLock(ctx context.Context, l Lock) (Lock, error) {
-	err := s.inTx(ctx, func(tx *tx) error { return tx.addLock(ctx, &l) })
+	err := s.inTx(ctx, orderLock, func(tx *tx) error { return tx.addLock(ctx, &l) })
 	return l, err
 }
 
 // EnsureLock is AddLock for a caller who may have to say it again: while there
 // is a lock of that id, it is returned as it is, and added is false.
 func (s *Store) EnsureLock(ctx context.Context, l Lock) (stands Lock, added bool, err error) {
-	err = s.inTx(ctx, func(tx *tx) error {
+	err = s.inTx(ctx, orderLock, func(tx *tx) error {
 		stands, err = one(ctx, tx, scanLock, lockByID, l.ID)
 		if !errors.Is(err, ErrNotFound) {
 			return err
@@ -38,7 +38,7 @@ func (s *Store) EnsureLock(ctx context.Context, l Lock) (stands Lock, added bool
 // not bring them back. A lock on a group ends none.
 func (s *Store) EndLocked(ctx context.Context, l Lock, reason string) ([]auth.SessionID, error) {
 	var ended []auth.SessionID
-	err := s.inTx(ctx, func(tx *tx) (err error) {
+	err := s.inTx(ctx, orderLock, func(tx *tx) (err error) {
 		ended, err = tx.endCovered(ctx, l, reason)
 		return err
 	})
@@ -79,7 +79,7 @@ func (t *tx) addLock(ctx context.Context, l *Lock) error {
 
 // RemoveLock lifts a lock. ErrNotFound means that there is none of that id.
 func (s *Store) RemoveLock(ctx context.Context, id string) error {
-	return s.inTx(ctx, func(tx *tx) error {
+	return s.inTx(ctx, unordered, func(tx *tx) error {
 		n, err := tx.execCount(ctx, deleteLock, id)
 		if err != nil {
 			return err

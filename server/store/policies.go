@@ -13,7 +13,7 @@ func (s *Store) AcceptPolicy(ctx context.Context, p PolicyVersion) (PolicyVersio
 	if p.Digest == "" {
 		return PolicyVersion{}, errNoDigest
 	}
-	err := s.inTx(ctx, func(tx *tx) error {
+	err := s.inTx(ctx, orderPolicy, func(tx *tx) error {
 		head, err := tx.headPolicy(ctx)
 		if err != nil {
 			return err
@@ -46,7 +46,7 @@ func (s *Store) PutPolicy(ctx context.Context, p PolicyVersion, expected int64) 
 	if p.Digest == "" {
 		return PolicyVersion{}, errNoDigest
 	}
-	err := s.inTx(ctx, func(tx *tx) error {
+	err := s.inTx(ctx, orderPolicy, func(tx *tx) error {
 		head, err := tx.headPolicy(ctx)
 		switch {
 		case err != nil:

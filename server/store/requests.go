@@ -57,10 +57,10 @@ func (s *Store) PutRequest(ctx context.Context, r Request) (Request, error) {
 	if r.ID == "" || r.User == "" || r.Service == "" || r.For <= 0 {
 		return Request{}, errors.New("a request needs an id, a user, a service and a time")
 	}
-	err := s.inTx(ctx, func(tx *tx) error {
-		var waiting int
-		if err := tx.QueryRowContext(ctx, countPending, r.User).Scan(&waiting); err != nil {
-			return unavailable("count the requests", err)
+	err := s.inTx(ctx, orderRequest, func(tx *tx) error {
+		waiting, err := one(ctx, tx, readNumber, countPending, r.User)
+		if err != nil {
+			return err
 		}
 		if waiting >= maxPending {
 			return ErrTooMany
@@ -172,7 +172,7 @@ func (r *Request) end(now time.Time) {
 // moveRequest changes a request whose row is held, and tells the other gateways.
 func (s *Store) moveRequest(ctx context.Context, id string, move func(*Request, time.Time) error) (Request, error) {
 	var r Request
-	err := s.inTx(ctx, func(tx *tx) (err error) {
+	err := s.inTx(ctx, unordered, func(tx *tx) (err error) {
 		if r, err = one(ctx, tx, scanRequest, requestByID+tx.dialect.forUpdate, id); err != nil {
 			return err
 		}

@@ -48,7 +48,7 @@ func (s *Store) EndedSessions(ctx context.Context) ([]auth.SessionID, error) {
 // EndSession ends a session for good, with the reason for the list of sessions.
 // Ending one that has ended, or never was, changes nothing.
 func (s *Store) EndSession(ctx context.Context, id auth.SessionID, reason string) error {
-	return s.inTx(ctx, func(tx *tx) error {
+	return s.inTx(ctx, unordered, func(tx *tx) error {
 		n, err := tx.execCount(ctx, endSession, id, millis(tx.now), reason)
 		if err != nil || n == 0 {
 			return err

@@ -54,7 +54,8 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 	if s.write, err = openPool(path, 1, "journal_mode(WAL)", "synchronous(FULL)", "secure_delete(ON)"); err != nil {
 		return err
 	}
-	s.read, err = openPool(path, readers, "query_only(ON)")
+	db, err := openPool(path, readers, "query_only(ON)")
+	s.read = pool{DB: db, patience: patience}
 	return err
 }
 

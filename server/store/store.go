@@ -1,17 +1,21 @@
 // Package store persists what a gateway must not forget: sessions, every
 // certificate that was issued, redeemed tokens, challenges, device logins, users
-// seen, locks, and accepted policies. Its migrations are embedded and only go
-// forward.
+// seen, locks, accepted policies, requests; what gateways tell each other; and an
+// index of the audit log. Its migrations are embedded and only go forward.
 //
 // It does not decide who may enrol, signs nothing and knows no HTTP; those are
 // server/enroll and auth/ca. It is not the audit log, which is a file of its own.
 //
-// The database is SQLite. What PostgreSQL will need to do differently stands in
-// one place, the type dialect; every statement is written for both.
+// The database is SQLite, or PostgreSQL where more than one gateway shares it.
+// What differs between them stands in one place, the type dialect; every
+// statement is written for both. Times are those of the database's clock, which
+// all gateways share. Every operation ends within seconds: when the database is
+// away, hangs or fails over, with [ErrUnavailable], and the next one finds it
+// when it is back.
 //
 // Secrets in the database: none in the clear. Tokens are kept as hashes, a
 // device login's code and refresh token are sealed with a key that only the
-// polling client has. Whoever can write to the file can mark a redeemed token
+// polling client has. Whoever can write to it can mark a redeemed token
 // as fresh or drop a lock, so it is trusted like the gateway's configuration.
 package store
 
@@ -22,11 +26,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"strings"
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth"
+	"github.com/jackc/pgx/v5"
 )
 
 // Errors that callers branch on.
@@ -78,9 +81,11 @@ type Store struct {
 	// write has one connection on SQLite, so that writers queue here, in
 	// order, instead of spinning on the file's lock. Both are one pool on
 	// PostgreSQL.
-	write     *sql.DB
-	read      *sql.DB
-	dialect   dialect
+	write   *sql.DB
+	read    pool
+	dialect dialect
+	// postgres is how to connect, nil on SQLite.
+	postgres  *pgx.ConnConfig
 	log       *slog.Logger
 	retention time.Duration
 	// auditRetention is that of the audit index.
@@ -88,16 +93,18 @@ type Store struct {
 	clock          func() time.Time
 }
 
-// Open opens the database at location, and creates it when there is none:
-// sqlite:///absolute/path or sqlite:relative/path. It brings an older schema
-// up to date. It refuses, and changes nothing in, a database that is corrupt,
-// written by a newer version, of another trust domain or with another policy
-// source.
-func Open(ctx context.Context, location string, o Options) (*Store, error) {
+// Open opens the database, and on SQLite creates it when there is none. The text
+// is sqlite:///absolute/path, sqlite:relative/path or a PostgreSQL URL
+// (postgres://user:password@host/database?sslmode=verify-full, which is how a
+// server elsewhere is verified unless the URL says otherwise); no error shows
+// its password. It brings an older schema up to date. It refuses, and changes
+// nothing in, a database that is corrupt, written by a newer version, of another
+// trust domain or with another policy source.
+func Open(ctx context.Context, text string, o Options) (*Store, error) {
 	if o.TrustDomain == "" || o.Logger == nil {
 		return nil, errors.New("open the database: the trust domain and a logger are required")
 	}
-	path, err := sqlitePath(location)
+	where, err := parseLocation(text)
 	if err != nil {
 		return nil, err
 	}
@@ -106,14 +113,25 @@ func Open(ctx context.Context, location string, o Options) (*Store, error) {
 		retention:      cmp.Or(o.Retention, defaultRetention),
 		auditRetention: cmp.Or(o.AuditRetention, defaultRetention),
 	}
-	if err := s.openSQLite(ctx, path); err != nil {
-		return nil, fmt.Errorf("open the database %s: %w", path, err)
-	}
-	if err := s.prepare(ctx, o); err != nil {
+	if err := s.open(ctx, where, o); err != nil {
 		_ = s.Close()
-		return nil, fmt.Errorf("open the database %s: %w", path, err)
+		return nil, fmt.Errorf("open the database %s: %w", where, err)
 	}
 	return s, nil
+}
+
+func (s *Store) open(ctx context.Context, where location, o Options) error {
+	var err error
+	if where.url != nil {
+		s.dialect = postgresDialect
+		err = s.openPostgres(where.url)
+	} else {
+		err = s.openSQLite(ctx, where.path)
+	}
+	if err != nil {
+		return err
+	}
+	return s.prepare(ctx, o)
 }
 
 // prepare migrates, and records or compares what the database is.
@@ -124,7 +142,7 @@ func (s *Store) prepare(ctx context.Context, o Options) error {
 	if err := s.migrate(ctx); err != nil {
 		return err
 	}
-	return s.inTx(ctx, func(tx *tx) error {
+	err := s.inTx(ctx, unordered, func(tx *tx) error {
 		if err := tx.exec(ctx, insertMeta, metaTrustDomain, string(o.TrustDomain)); err != nil {
 			return err
 		}
@@ -133,6 +151,11 @@ func (s *Store) prepare(ctx context.Context, o Options) error {
 		}
 		return tx.exec(ctx, insertMeta, metaPolicySource, o.PolicySource)
 	})
+	if err != nil {
+		return err
+	}
+	// Another process may have made the database at the same time.
+	return s.compareMeta(ctx, o)
 }
 
 const (
@@ -167,45 +190,19 @@ func (s *Store) compareMeta(ctx context.Context, o Options) error {
 
 // meta reads one entry; an absent one is empty.
 func (s *Store) meta(ctx context.Context, name string) (string, error) {
-	var value string
-	err := s.read.QueryRowContext(ctx, selectMeta, name).Scan(&value)
-	if errors.Is(err, sql.ErrNoRows) {
+	value, err := one(ctx, s.read, readText, selectMeta, name)
+	if errors.Is(err, ErrNotFound) {
 		return "", nil
 	}
-	return value, unavailable("read meta", err)
-}
-
-// sqlitePath reads the location. A path is taken as it is written, so that
-// percent signs and question marks in it mean themselves.
-func sqlitePath(location string) (string, error) {
-	scheme, rest, ok := strings.Cut(location, ":")
-	switch {
-	case !ok || rest == "":
-		return "", fmt.Errorf("the database %q must be written as sqlite:///absolute/path", location)
-	case scheme == "postgres" || scheme == "postgresql":
-		return "", errors.New("this version keeps its state in SQLite only: write the database as sqlite:///absolute/path")
-	case scheme != "sqlite":
-		u, err := url.Parse(location)
-		if err != nil {
-			return "", errors.New("the database must be written as sqlite:///absolute/path")
-		}
-		return "", fmt.Errorf("the database %q is not SQLite: write it as sqlite:///absolute/path", u.Redacted())
-	}
-	if path, ok := strings.CutPrefix(rest, "//"); ok {
-		if !strings.HasPrefix(path, "/") {
-			return "", fmt.Errorf("the database %q has a host: write it with three slashes, sqlite:///absolute/path", location)
-		}
-		rest = path
-	}
-	return rest, nil
+	return value, err
 }
 
 // Close waits for running statements and closes the database.
 func (s *Store) Close() error {
 	var errs []error
-	for _, db := range []*sql.DB{s.read, s.write} {
+	for _, db := range []*sql.DB{s.read.DB, s.write} {
 		if db != nil {
-			errs = append(errs, db.Close())
+			errs = append(errs, db.Close()) // of the one pool of PostgreSQL, a second time does nothing
 		}
 	}
 	return errors.Join(errs...)
@@ -213,7 +210,7 @@ func (s *Store) Close() error {
 
 // Ping reports whether the database can be written to right now.
 func (s *Store) Ping(ctx context.Context) error {
-	return s.inTx(ctx, func(*tx) error { return nil })
+	return s.inTx(ctx, unordered, func(*tx) error { return nil })
 }
 
 // Now is the database's clock, which orders issuance and locks across gateways.

@@ -3,83 +3,15 @@ package store
 import (
 	"context"
 	"errors"
-	"flag"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/culvert-vpn/culvert/internal/testenv"
-	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-var update = flag.Bool("update", false, "write testdata/schema.sql anew")
-
-// testClock is a clock that tests move.
-type testClock struct{ t time.Time }
-
-func (c *testClock) now() time.Time          { return c.t }
-func (c *testClock) advance(d time.Duration) { c.t = c.t.Add(d) }
-
-func newClock() *testClock { return &testClock{time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)} }
-
-func options(t *testing.T, clock *testClock) Options {
-	o := Options{TrustDomain: "corp.example", PolicySource: "file", Logger: testenv.Logger(t)}
-	if clock != nil {
-		o.Clock = clock.now
-	}
-	return o
-}
-
-func open(t *testing.T, path string, clock *testClock) *Store {
-	t.Helper()
-	s, err := Open(t.Context(), "sqlite:"+path, options(t, clock))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	return s
-}
-
 func newPath(t *testing.T) string { return filepath.Join(t.TempDir(), "state", "gateway.db") }
-
-// The schema that the migrations build from nothing is the one on record, so
-// that a migration that was changed after it shipped is noticed.
-func TestMigrationsRebuildTheSchemaFromZero(t *testing.T) {
-	s := open(t, newPath(t), nil)
-	rows, err := s.read.Query(`SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE '%goose%'
-		AND name NOT LIKE 'sqlite_%' ORDER BY type DESC, name`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rows.Close()
-	var got strings.Builder
-	for rows.Next() {
-		var text string
-		if err := rows.Scan(&text); err != nil {
-			t.Fatal(err)
-		}
-		got.WriteString(text + ";\n\n")
-	}
-	golden := filepath.Join("testdata", "schema.sql")
-	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got.String()); diff != "" {
-		t.Errorf("the schema differs from testdata/schema.sql (-update writes it):\n%s", diff)
-	}
-}
 
 func TestMigrationsOnlyGoForward(t *testing.T) {
 	err := fs.WalkDir(migrations, ".", func(path string, d fs.DirEntry, err error) error {
@@ -239,27 +171,6 @@ func TestOpenRefusesAnotherInstallation(t *testing.T) {
 	wantOpenError(t, path, other, `set policy.source back to "file"`)
 }
 
-func TestLocations(t *testing.T) {
-	for location, want := range map[string]string{
-		"sqlite:///var/lib/culvert/gateway.db": "/var/lib/culvert/gateway.db",
-		"sqlite:gateway.db":                    "gateway.db",
-		"sqlite:///odd ?name%20#1.db":          "/odd ?name%20#1.db",
-		"sqlite://host/path":                   "",
-		"sqlite:":                              "",
-		"/var/lib/gateway.db":                  "",
-		"postgres://u:secret@db/culvert":       "",
-		"mysql://u:secret@db/culvert":          "",
-	} {
-		got, err := sqlitePath(location)
-		if got != want || (err == nil) != (want != "") {
-			t.Errorf("%s: %q, %v", location, got, err)
-		}
-		if err != nil && strings.Contains(err.Error(), "secret") {
-			t.Errorf("the error shows the password: %v", err)
-		}
-	}
-}
-
 func TestOddFileNames(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a b?mode=memory&x%20#1.db")
@@ -269,8 +180,10 @@ func TestOddFileNames(t *testing.T) {
 	}
 }
 
-func TestClosedStoreIsUnavailable(t *testing.T) {
-	s := open(t, newPath(t), nil)
+func TestClosedStoreIsUnavailable(t *testing.T) { eachDatabase(t, testClosedStoreIsUnavailable) }
+
+func testClosedStoreIsUnavailable(t *testing.T, db database) {
+	s := db.open(t, nil)
 	_ = s.Close()
 	if err := s.Ping(t.Context()); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("Ping: %v", err)
@@ -301,8 +214,10 @@ func TestFaultDatabaseFileVanishes(t *testing.T) {
 	}
 }
 
-func TestDatabaseClockIsTheSystems(t *testing.T) {
-	s := open(t, newPath(t), nil)
+func TestDatabaseClockIsTheSystems(t *testing.T) { eachDatabase(t, testDatabaseClockIsTheSystems) }
+
+func testDatabaseClockIsTheSystems(t *testing.T, db database) {
+	s := db.open(t, nil)
 	before := time.Now().Add(-time.Second)
 	now, err := s.Now(t.Context())
 	if err != nil || now.Before(before) || now.After(time.Now().Add(time.Second)) {
@@ -310,8 +225,10 @@ func TestDatabaseClockIsTheSystems(t *testing.T) {
 	}
 }
 
-func TestPoliciesAreAHistory(t *testing.T) {
-	s := open(t, newPath(t), nil)
+func TestPoliciesAreAHistory(t *testing.T) { eachDatabase(t, testPoliciesAreAHistory) }
+
+func testPoliciesAreAHistory(t *testing.T, db database) {
+	s := db.open(t, nil)
 	for _, digest := range []string{"a", "a", "b", "a"} {
 		if _, err := s.AcceptPolicy(t.Context(), PolicyVersion{Digest: digest, Source: "file"}); err != nil {
 			t.Fatal(err)

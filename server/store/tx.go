@@ -3,11 +3,14 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"fmt"
 	"time"
+)
 
-	"github.com/pressly/goose/v3"
+// The time that a caller waits for the database before it counts as away. A long
+// one is for what reads or removes many rows and nobody waits for.
+const (
+	patience     = 5 * time.Second
+	longPatience = time.Minute
 )
 
 // tx is a write transaction with its time: one instant of the database's clock
@@ -18,17 +21,61 @@ type tx struct {
 	now     time.Time
 }
 
+// An order makes transactions of one key come one after the other, or, those that
+// share it, after and before those that do not. It is taken before the clock
+// is read, so that the later transaction also has the later time. SQLite orders
+// all of them.
+type order struct {
+	key    int
+	shared bool
+}
+
+// The orders. An issuance and a lock that could cover it never overlap: the
+// row of a session could not do that for a session that is just beginning.
+var (
+	unordered     = order{}
+	orderIssuance = order{key: 1, shared: true}
+	orderLock     = order{key: 1}
+	orderPolicy   = order{key: 2}
+	orderRequest  = order{key: 3}
+	orderGrant    = order{key: 4}
+)
+
+// attempts bounds how often a transaction is tried that the database gives up in
+// favour of another.
+const attempts = 4
+
 // inTx runs fn in a write transaction and commits when it returns nil. On
 // SQLite the transaction holds the only write lock from its first moment
-// (_txlock=immediate), so fn sees nobody else's changes.
-func (s *Store) inTx(ctx context.Context, fn func(*tx) error) error {
-	sqlTx, err := s.write.BeginTx(ctx, nil)
+// (_txlock=immediate), so fn sees nobody else's changes. On PostgreSQL it reads
+// what is committed; what must not change meanwhile is held by an order or a row
+// (dialect.forUpdate). fn may be called again when the database asks for it.
+func (s *Store) inTx(ctx context.Context, o order, fn func(*tx) error) error {
+	return s.inTxWithin(ctx, patience, o, fn)
+}
+
+func (s *Store) inTxWithin(ctx context.Context, limit time.Duration, o order, fn func(*tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for attempt := 1; ; attempt++ {
+		err := s.tryTx(ctx, o, fn)
+		if attempt == attempts || !mayRepeat(err) {
+			return err
+		}
+	}
+}
+
+func (s *Store) tryTx(ctx context.Context, o order, fn func(*tx) error) error {
+	sqlTx, err := s.begin(ctx)
 	if err != nil {
 		return unavailable("begin a transaction", err)
 	}
 	defer func() { _ = sqlTx.Rollback() }() // does nothing after a commit
 	t := &tx{Tx: sqlTx, dialect: s.dialect}
-	if t.now, err = s.txNow(ctx, sqlTx); err != nil {
+	if err := t.queue(ctx, o); err != nil {
+		return err
+	}
+	if t.now, err = s.txNow(ctx, t); err != nil {
 		return err
 	}
 	if err := fn(t); err != nil {
@@ -37,21 +84,44 @@ func (s *Store) inTx(ctx context.Context, fn func(*tx) error) error {
 	return unavailable("commit", sqlTx.Commit())
 }
 
-func (s *Store) txNow(ctx context.Context, sqlTx *sql.Tx) (time.Time, error) {
+// begin passes over connections that died in the pool, as all of them do when
+// the database is restarted.
+func (s *Store) begin(ctx context.Context) (*sql.Tx, error) {
+	for left := s.dialect.retries; ; left-- {
+		sqlTx, err := s.write.BeginTx(ctx, nil)
+		if err == nil || left <= 0 || !connectionLost(err) {
+			return sqlTx, err
+		}
+	}
+}
+
+// queue waits for the transaction's turn.
+func (t *tx) queue(ctx context.Context, o order) error {
+	query := t.dialect.orderExclusive
+	if o.shared {
+		query = t.dialect.orderShared
+	}
+	if o == unordered || query == "" {
+		return nil
+	}
+	return t.exec(ctx, query, o.key)
+}
+
+func (s *Store) txNow(ctx context.Context, t *tx) (time.Time, error) {
 	if s.clock != nil {
 		return s.Now(ctx)
 	}
-	return s.dialect.clock(ctx, sqlTx)
+	return s.dialect.clock(ctx, t)
 }
 
 func (t *tx) exec(ctx context.Context, query string, args ...any) error {
-	_, err := t.ExecContext(ctx, query, args...)
-	return unavailable("write", err)
+	_, err := t.execCount(ctx, query, args...)
+	return err
 }
 
 // execCount is exec for statements whose effect matters.
 func (t *tx) execCount(ctx context.Context, query string, args ...any) (int64, error) {
-	res, err := t.ExecContext(ctx, query, args...)
+	res, err := t.ExecContext(ctx, query, storable(args)...)
 	if err != nil {
 		return 0, unavailable("write", err)
 	}
@@ -59,70 +129,92 @@ func (t *tx) execCount(ctx context.Context, query string, args ...any) (int64, e
 	return n, unavailable("write", err)
 }
 
+// changed notes that something happened which other gateways must look at. It
+// comes last in a transaction, since all of them meet at this row.
+func (t *tx) changed(ctx context.Context) error {
+	if err := t.exec(ctx, countChange, metaChanges); err != nil || t.dialect.notify == "" {
+		return err
+	}
+	return t.exec(ctx, t.dialect.notify)
+}
+
+// A pool is where reads outside of transactions go.
+type pool struct {
+	*sql.DB
+	patience time.Duration
+	retries  int
+}
+
+// patient is the pool for what may take long.
+func (p pool) patient() pool {
+	p.patience = longPatience
+	return p
+}
+
 // queryer is what a pool and a transaction have in common.
 type queryer interface {
 	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-	QueryRowContext(context.Context, string, ...any) *sql.Row
+	// bounds says how long to wait, 0 for as long as ctx, and how often to
+	// pass over a connection that died.
+	bounds() (limit time.Duration, retries int)
 }
+
+func (p pool) bounds() (time.Duration, int) { return p.patience, p.retries }
+
+// A transaction has its time already, and is over with its connection.
+func (*tx) bounds() (time.Duration, int) { return 0, 0 }
 
 // scanFunc is a row's Scan.
 type scanFunc func(dest ...any) error
 
 // one reads a single row, or ErrNotFound.
 func one[T any](ctx context.Context, q queryer, read func(scanFunc) (T, error), query string, args ...any) (T, error) {
-	v, err := read(q.QueryRowContext(ctx, query, args...).Scan)
-	if errors.Is(err, sql.ErrNoRows) {
-		return v, ErrNotFound
+	list, err := all(ctx, q, read, query, args...)
+	if err == nil && len(list) == 0 {
+		err = ErrNotFound
 	}
-	return v, unavailable("read", err)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return list[0], nil
 }
 
 // all reads every row.
 func all[T any](ctx context.Context, q queryer, read func(scanFunc) (T, error), query string, args ...any) ([]T, error) {
+	limit, retries := q.bounds()
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	args = storable(args)
+	for ; ; retries-- {
+		list, err := readRows(ctx, q, read, query, args)
+		if retries <= 0 || !connectionLost(err) {
+			return list, unavailable("read", err)
+		}
+	}
+}
+
+func readRows[T any](ctx context.Context, q queryer, read func(scanFunc) (T, error), query string, args []any) ([]T, error) {
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
-		return nil, unavailable("read", err)
+		return nil, err
 	}
 	defer rows.Close()
 	var out []T
 	for rows.Next() {
 		v, err := read(rows.Scan)
 		if err != nil {
-			return nil, unavailable("read", err)
+			return nil, err
 		}
 		out = append(out, v)
 	}
-	return out, unavailable("read", rows.Err())
+	return out, rows.Err()
 }
 
-// changed notes that something happened which other gateways must look at.
-func (t *tx) changed(ctx context.Context) error {
-	return t.exec(ctx, countChange, metaChanges)
-}
+// readNumber and readText read rows of one column.
+func readNumber(scan scanFunc) (n int64, err error) { return n, scan(&n) }
 
-// dialect is the seam between SQLite and what comes after it: all that one
-// database needs to be told differently.
-type dialect struct {
-	// goose is this database's name in the migration tool, migrations the
-	// folder with its schema, countVersionTable finds the tool's table.
-	goose             goose.Dialect
-	migrations        string
-	countVersionTable string
-	// now is the clock as an expression in milliseconds.
-	now string
-	// forUpdate locks the rows of a SELECT until the transaction ends. SQLite
-	// needs none, as a write transaction has the database to itself.
-	forUpdate string
-}
-
-func (d dialect) clock(ctx context.Context, q queryer) (time.Time, error) {
-	var ms int64
-	err := q.QueryRowContext(ctx, "SELECT "+d.now).Scan(&ms)
-	if err != nil {
-		return time.Time{}, unavailable("read the clock", err)
-	}
-	if ms <= 0 {
-		return time.Time{}, fmt.Errorf("read the clock: %w: it says %d", ErrUnavailable, ms)
-	}
-	return fromMillis(ms), nil
-}
+func readText(scan scanFunc) (text string, err error) { return text, scan(&text) }

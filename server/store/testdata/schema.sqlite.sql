@@ -280,4 +280,3 @@ CREATE INDEX sessions_provider_sid ON sessions (provider, provider_sid);
 CREATE INDEX sessions_user ON sessions (user_id);
 
 CREATE INDEX users_email ON users (lower(email));
-
