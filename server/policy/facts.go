@@ -220,6 +220,9 @@ type partialActivation struct {
 // UnknownAttributePatterns implements [cel.PartialActivation].
 func (a *partialActivation) UnknownAttributePatterns() []*cel.AttributePatternType { return a.patterns }
 
+// AsPartialActivation is what CEL goes by, the interface alone is not enough for it.
+func (a *partialActivation) AsPartialActivation() (cel.PartialActivation, bool) { return a, true }
+
 func patternsOf(unknown factSet) []*cel.AttributePatternType {
 	var list []*cel.AttributePatternType
 	for f, name := range factNames {
