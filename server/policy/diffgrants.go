@@ -42,6 +42,34 @@ func (s side) collect(grants map[int32]grant, rule int32, lists [][]int32, deny 
 	}
 }
 
+// grantOf is grantsOf for one service.
+func (s side) grantOf(m match, svc int32) grant {
+	var g grant
+	one := []int32{svc}
+	for _, i := range m.certain {
+		if len(intersect(one, s.set.rules[i].allow)) > 0 {
+			g.allow = append(g.allow, s.rules[i].terms)
+		}
+	}
+	for _, list := range [][]int32{m.certain, m.byGroup, m.byEmail} {
+		for _, i := range list {
+			if len(intersect(one, s.set.rules[i].deny)) > 0 {
+				g.deny = append(g.deny, s.rules[i].terms)
+			}
+		}
+	}
+	g.normalize()
+	return g
+}
+
+// matchOf is match for somebody who may be nobody.
+func (s *Set) matchOf(sub *Subject) match {
+	if sub == nil {
+		return match{}
+	}
+	return s.match(sub)
+}
+
 // access returns what somebody reaches, by the name of the service.
 func (s side) access(sub *Subject) map[string]grant {
 	named := make(map[string]grant)
