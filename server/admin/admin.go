@@ -48,10 +48,8 @@ type Config struct {
 
 	// BodyTimeout is how long a body may take to come. Default 30 s.
 	BodyTimeout time.Duration
-	// MaxRequests is how many requests run at once; others wait. Default 64.
-	MaxRequests int
-	// MaxHeavy is how many of those run at once that hold or load a policy; others are told to come back. Default 4.
-	MaxHeavy int
+	// OwnChanges is how many requests of theirs a person may make or withdraw in a minute. Default 20.
+	OwnChanges int
 }
 
 // Recorder is the audit log. When it returns nil the record is on the disk, but for refusals that it only counts.
@@ -66,8 +64,7 @@ type API struct {
 	document []byte // the OpenAPI document
 	admin    *service
 	self     *service
-	slots    chan struct{}
-	heavy    chan struct{}
+	gates    *gates
 	applying sync.Mutex // one change of the policy at a time
 }
 
@@ -80,10 +77,7 @@ func New(cfg Config) (*API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up the administration API: %w", err)
 	}
-	a := &API{
-		Config: cfg, document: document,
-		slots: make(chan struct{}, cfg.MaxRequests), heavy: make(chan struct{}, cfg.MaxHeavy),
-	}
+	a := &API{Config: cfg, document: document, gates: newGates(cfg.OwnChanges, cfg.Now)}
 	handlers := a.handlers()
 	if a.admin, err = newService(a, adminapi.ServiceAdmin, handlers); err != nil {
 		return nil, err
@@ -113,11 +107,8 @@ func (c *Config) complete() error {
 	if c.BodyTimeout <= 0 {
 		c.BodyTimeout = 30 * time.Second
 	}
-	if c.MaxRequests <= 0 {
-		c.MaxRequests = 64
-	}
-	if c.MaxHeavy <= 0 {
-		c.MaxHeavy = 4
+	if c.OwnChanges <= 0 {
+		c.OwnChanges = 20
 	}
 	return nil
 }

@@ -28,7 +28,8 @@ type Policies interface {
 
 	HeadPolicy(ctx context.Context) (store.PolicyVersion, error)
 	PolicyByNumber(ctx context.Context, number int64) (store.PolicyVersion, error)
-	Policies(ctx context.Context, before int64, limit int) ([]store.PolicyVersion, error)
+	Policy(ctx context.Context, digest string) (store.PolicyVersion, error)
+	PolicyHistory(ctx context.Context, before int64, limit int) ([]store.PolicyVersion, error)
 }
 
 // Preview decides the recorded streams since a moment again: what old answered and new would. It stops when ctx ends, and

@@ -64,6 +64,13 @@ func plain[R any](f func(context.Context, *call) (*R, error)) handler {
 func query[Q, R any](f func(context.Context, *call, Q) (*R, error)) handler {
 	return handler{query: reflect.TypeFor[Q](), reply: typeOf[R](), serve: func(ctx context.Context, c *call) (any, error) {
 		var q Q
+		for _, values := range c.query {
+			for _, v := range values {
+				if !plainText(v) {
+					return nil, refuse(adminapi.CodeBadRequest, "a parameter is longer than %d bytes or has control characters", maxName)
+				}
+			}
+		}
 		if err := adminapi.DecodeQuery(c.query, &q); err != nil {
 			return nil, refuse(adminapi.CodeBadRequest, "%s", clip(err.Error(), 200))
 		}
@@ -99,6 +106,11 @@ func result[R any](reply *R, err error) (any, error) {
 		return nil, err
 	}
 	return reply, nil
+}
+
+// plainText reports whether a name can be asked for: databases refuse some characters, and terminals obey others.
+func plainText(s string) bool {
+	return len(s) <= maxName && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsGraphic(r) })
 }
 
 // checkText checks what a person wrote: one line that a terminal can show. Where it is required, it must say something.

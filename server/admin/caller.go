@@ -73,9 +73,9 @@ func (c *Caller) name() string {
 	case c.Via == ViaSocket:
 		return "root via socket (uid " + strconv.Itoa(c.UID) + ")"
 	case id.Email != "" && id.EmailTrusted:
-		return id.Provider + ":" + id.Email
+		return clip(id.Provider+":"+id.Email, maxName)
 	}
-	return id.Provider + ":sub:" + id.Subject
+	return clip(id.Provider+":sub:"+id.Subject, maxName)
 }
 
 // subject is the caller as the policy sees them. What the device says of itself is not known here.

@@ -23,10 +23,7 @@ func (a *API) policyExplain(ctx context.Context, _ *call, m adminapi.PolicyExpla
 	if err != nil {
 		return nil, err
 	}
-	req := policy.Request{Target: target, Now: m.At, Opening: true}
-	if req.Now.IsZero() {
-		req.Now = a.Now()
-	}
+	req := policy.Request{Target: target, Now: a.at(m.At), Opening: true}
 	if req.Client, err = parseClient(m.Client); err != nil {
 		return nil, err
 	}
@@ -43,6 +40,14 @@ func (a *API) policyExplain(ctx context.Context, _ *call, m adminapi.PolicyExpla
 		})
 	}
 	return reply, nil
+}
+
+// at is the moment that a question is for.
+func (a *API) at(t time.Time) time.Time {
+	if t.IsZero() {
+		return a.Now()
+	}
+	return t
 }
 
 // setFor returns the policy in force, or the one of a document. One whose tests fail decides, too: that is when somebody
@@ -214,7 +219,7 @@ func (a *API) policyWho(ctx context.Context, _ *call, q adminapi.WhoQuery) (*adm
 	for i, u := range users {
 		subjects[i] = a.subjectOf(u)
 	}
-	list, err := set.Who(q.Service, subjects, q.At)
+	list, err := set.Who(q.Service, subjects, a.at(q.At))
 	if err != nil {
 		return nil, refuse(adminapi.CodeNoService, "%s", clip(err.Error(), 200))
 	}
@@ -235,7 +240,7 @@ func (a *API) policyWhat(ctx context.Context, _ *call, q adminapi.WhatQuery) (*a
 	if err != nil {
 		return nil, err
 	}
-	list := set.What(a.subjectOf(u), q.At)
+	list := set.What(a.subjectOf(u), a.at(q.At))
 	first := 0
 	if q.Cursor != "" {
 		if first, err = strconv.Atoi(q.Cursor); err != nil || first < 0 || first > len(list) {

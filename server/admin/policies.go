@@ -34,22 +34,15 @@ func (a *API) policy(ctx context.Context, _ *call) (*adminapi.PolicyDocument, er
 	if set == nil {
 		return nil, refuse(adminapi.CodeNotFound, "there is no policy yet, so nothing is allowed")
 	}
-	for before := int64(0); ; {
-		list, err := a.Policies.Policies(ctx, before, 20)
-		if err != nil {
-			return nil, err
-		}
-		for _, v := range list {
-			if v.Digest == set.Version() {
-				return a.documentOf(v), nil
-			}
-			before = v.Number
-		}
-		if len(list) == 0 {
-			return nil, refuse(adminapi.CodeNotFound, "the policy in force, %s, is not in the database", set.Version()).
-				remedy("it is the gateway's policy file")
-		}
+	v, err := a.Policies.Policy(ctx, set.Version())
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, refuse(adminapi.CodeNotFound, "the policy in force, %s, is not in the database", set.Version()).
+			remedy("it is the gateway's policy file")
 	}
+	if err != nil {
+		return nil, err
+	}
+	return a.documentOf(v), nil
 }
 
 func (a *API) policyVersions(ctx context.Context, _ *call, q adminapi.List) (*adminapi.Page[adminapi.PolicyVersion], error) {
@@ -61,7 +54,7 @@ func (a *API) policyVersions(ctx context.Context, _ *call, q adminapi.List) (*ad
 		}
 	}
 	limit := limitOf(q)
-	rows, err := a.Policies.Policies(ctx, before, limit+1)
+	rows, err := a.Policies.PolicyHistory(ctx, before, limit+1)
 	if err != nil {
 		return nil, err
 	}

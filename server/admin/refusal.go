@@ -54,6 +54,8 @@ func asRefusal(err error) *refusal {
 		return r
 	case errors.Is(err, store.ErrNotFound):
 		return refuse(adminapi.CodeNotFound, "there is no such thing").because(err)
+	case errors.Is(err, context.Canceled):
+		return refuse(adminapi.CodeTimeout, "the request was given up").because(err)
 	case errors.Is(err, store.ErrUnavailable):
 		return refuse(adminapi.CodeStoreUnavailable, "the gateway's database does not answer").
 			remedy("try again in a moment").retryIn(5 * time.Second).because(err)

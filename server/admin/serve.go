@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/culvert-vpn/culvert/internal/adminapi"
 	"github.com/culvert-vpn/culvert/server/audit"
@@ -76,7 +75,7 @@ func (s *service) answer(ctx context.Context, c *call, r *http.Request) (any, er
 	if err := s.api.breakGlass(ctx, c); err != nil {
 		return nil, err
 	}
-	leave, err := s.api.enter(ctx, c.route)
+	leave, err := s.api.gates.enter(c)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +134,7 @@ func (b *bound) match(path string) (map[string]string, bool) {
 	for i, want := range b.segments {
 		if name, ok := strings.CutPrefix(want, "{"); ok {
 			value, err := url.PathUnescape(segments[i])
-			if err != nil || value == "" || len(value) > maxName {
+			if err != nil || value == "" || !plainText(value) {
 				return nil, false
 			}
 			params[strings.TrimSuffix(name, "}")] = value
@@ -202,35 +201,6 @@ func (c *call) facts(object string) *audit.AdminFacts {
 	return &audit.AdminFacts{
 		Via: c.caller.Via, Role: c.role(), Method: method, Path: path, Object: object, UID: c.caller.UID,
 	}
-}
-
-// enter takes a place among the calls that run, and for one that handles a policy also among those: they hold its text and
-// its compiled form.
-func (a *API) enter(ctx context.Context, r *bound) (leave func(), err error) {
-	if r.heavy() {
-		select {
-		case a.heavy <- struct{}{}:
-			return func() { <-a.heavy }, nil
-		default:
-			return nil, busy()
-		}
-	}
-	select {
-	case a.slots <- struct{}{}:
-		return func() { <-a.slots }, nil
-	case <-ctx.Done():
-		return nil, busy().because(ctx.Err())
-	}
-}
-
-func busy() *refusal {
-	return refuse(adminapi.CodeTooMany, "the gateway is busy with other such requests").
-		remedy("try again in a moment").retryIn(2 * time.Second)
-}
-
-// heavy reports routes that load a policy or walk through everybody.
-func (b *bound) heavy() bool {
-	return b.MaxBody > adminapi.MaxRequest || b.ID == adminapi.RoutePolicyRollback || b.ID == adminapi.RoutePolicyWho
 }
 
 func (a *API) write(w http.ResponseWriter, status int, contentType string, reply any) {

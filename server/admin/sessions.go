@@ -30,14 +30,18 @@ func (a *API) sessions(ctx context.Context, _ *call, q adminapi.SessionQuery) (*
 	if err != nil {
 		return nil, err
 	}
-	connected := a.bySession(ctx, live)
+	connected := bySession(live)
 	if q.Detached {
 		return a.detached(ctx, q, user, connected)
 	}
-	return pageFrom(connected, q.List, same, sessionPlace)
+	people := a.names()
+	entry := func(s adminapi.Session) adminapi.Session {
+		// The name is of the certificate; the provider is in the inventory.
+		s.User.Provider = people.of(ctx, auth.UserID(s.User.ID)).Provider
+		return s
+	}
+	return pageFrom(connected, q.List, entry, sessionPlace)
 }
-
-func same[T any](v T) T { return v }
 
 func sessionPlace(s adminapi.Session) place {
 	if s.Created.IsZero() && len(s.Connections) > 0 {
@@ -47,9 +51,8 @@ func sessionPlace(s adminapi.Session) place {
 }
 
 // bySession gathers the connections of each session; the session that connected last comes first.
-func (a *API) bySession(ctx context.Context, live []store.Live) []adminapi.Session {
+func bySession(live []store.Live) []adminapi.Session {
 	index := make(map[auth.SessionID]int)
-	people := a.names()
 	var list []adminapi.Session
 	for _, l := range live {
 		i, known := index[l.Session]
@@ -57,20 +60,14 @@ func (a *API) bySession(ctx context.Context, live []store.Live) []adminapi.Sessi
 			i = len(list)
 			index[l.Session] = i
 			list = append(list, adminapi.Session{
-				ID: string(l.Session), User: liveUser(ctx, people, l), Device: string(l.Device), Deadline: l.Deadline,
+				ID: string(l.Session), User: adminapi.Person{ID: string(l.User), Name: l.Name, Email: l.Email},
+				Device: string(l.Device), Deadline: l.Deadline,
 			})
 		}
 		list[i].Connections = append(list[i].Connections, connectionOf(l))
 	}
 	slices.SortFunc(list, func(x, y adminapi.Session) int { return sessionPlace(x).compare(sessionPlace(y)) })
 	return list
-}
-
-// liveUser is the person of a connection: with the name of its certificate, and the provider as the inventory has it.
-func liveUser(ctx context.Context, people *names, l store.Live) adminapi.Person {
-	p := people.of(ctx, l.User)
-	p.Name, p.Email = l.Name, l.Email
-	return p
 }
 
 func connectionOf(l store.Live) adminapi.Connection {

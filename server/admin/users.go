@@ -17,8 +17,8 @@ const maxCandidates = 20
 // user finds whom USER names: provider:sub:SUBJECT, provider:EMAIL, an e-mail address, or a user id. An address is compared
 // as the providers gave it, trusted or not: it is for finding people. Whom it finds is named by id in what follows.
 func (a *API) user(ctx context.Context, text string) (store.User, error) {
-	if len(text) > maxName {
-		return store.User{}, refuse(adminapi.CodeBadRequest, "the name of a user is longer than %d bytes", maxName)
+	if !plainText(text) {
+		return store.User{}, refuse(adminapi.CodeBadRequest, "USER is at most %d bytes without control characters", maxName)
 	}
 	if provider, rest, ok := strings.Cut(text, ":"); ok {
 		if subject, ok := strings.CutPrefix(rest, "sub:"); ok {
