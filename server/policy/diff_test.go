@@ -214,8 +214,8 @@ func TestDiffTextActsOnNoTerminal(t *testing.T) {
 	}
 }
 
-// Grants that differ between two policies are those that a naive reading finds, for people with all their groups.
-func TestDiffEqualsTheNaiveReading(t *testing.T) {
+// Without conditions, grants that differ between two policies are the services that are decided differently.
+func TestDiffEqualsDecisions(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		load := func() *Set {
 			text := drawPolicy(t)
@@ -226,25 +226,22 @@ func TestDiffEqualsTheNaiveReading(t *testing.T) {
 			return set
 		}
 		old, new := load(), load()
-		id := drawIdentity(t)
+		sub := NewSubject(drawIdentity(t), Device{})
 		want := map[string]Change{}
-		for _, side := range []struct {
-			set    *Set
-			change Change
-		}{{old, Lost}, {new, Gained}} {
-			for _, s := range side.set.Document().Services {
-				if !(naive{doc: side.set.Document()}).name(id, s) {
-					continue
-				}
-				if _, both := want[s.Name]; both {
-					delete(want, s.Name)
-				} else {
-					want[s.Name] = side.change
-				}
+		for _, a := range old.What(sub, diffNow) {
+			if a.Decision.Allowed {
+				want[a.Service] = Lost
+			}
+		}
+		for _, a := range new.What(sub, diffNow) {
+			if _, both := want[a.Service]; both && a.Decision.Allowed {
+				delete(want, a.Service)
+			} else if a.Decision.Allowed {
+				want[a.Service] = Gained
 			}
 		}
 		got := map[string]Change{}
-		for _, c := range Diff(old, new, []*Subject{NewSubject(id, Device{})}, diffNow).Users {
+		for _, c := range Diff(old, new, []*Subject{sub}, diffNow).Users {
 			for _, g := range c.Grants {
 				got[g.Service] = g.Change
 			}
