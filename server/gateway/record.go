@@ -168,6 +168,9 @@ func (x *stream) auditClosing(res relay.Result) {
 // ending says how a stream ended, for programs and for people.
 func (x *stream) ending(res relay.Result) (end, reason string) {
 	cause := context.Cause(x.reg.Context())
+	if cause == nil && res.By == relay.SideLocal && !errors.Is(res.Cause, relay.ErrIdle) {
+		cause = res.Cause // the service was left, and the context is about to be cancelled
+	}
 	var (
 		den  *denial
 		term *wire.Termination

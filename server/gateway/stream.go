@@ -23,6 +23,7 @@ type stream struct {
 	target wire.Target
 	reg    *session.Stream
 	meter  relay.Meter
+	cut    relay.Cut
 	began  time.Time
 	inside *BuiltIn      // nil for what the policy decides
 	wake   chan struct{} // has an entry when an undecided stream is to be decided again
@@ -55,7 +56,7 @@ func (l *link) serveStream(req *tunnel.NewStream) {
 // open takes the request to a connection to the service, or to the reason why there is none. A service inside the gateway has none.
 func (x *stream) open() (net.Conn, error) {
 	var err error
-	x.reg, err = x.l.session.OpenStream(session.StreamSpec{Target: x.target, Meter: &x.meter, Recheck: x.recheck, Warn: x.warn})
+	x.reg, err = x.l.session.OpenStream(session.StreamSpec{Target: x.target, Meter: &x.meter, Recheck: x.recheck, Leave: x.cut.Leave, Warn: x.warn})
 	if err != nil {
 		return nil, err
 	}
@@ -296,9 +297,9 @@ func (x *stream) serve(conn net.Conn) {
 	ctx := x.reg.Context()
 	var res relay.Result
 	if service, ok := conn.(*net.TCPConn); ok {
-		res = relay.Copy(ctx, client, relay.TCP(service), relay.Options{Meter: &x.meter, IdleTimeout: x.l.g.cfg.IdleTimeout})
+		res = relay.Copy(ctx, client, relay.TCP(service), relay.Options{Meter: &x.meter, Cut: &x.cut, IdleTimeout: x.l.g.cfg.IdleTimeout})
 	} else {
-		res = relay.CopyPackets(ctx, client, conn, relay.Options{Meter: &x.meter, IdleTimeout: relay.PacketIdle(x.address.Port())})
+		res = relay.CopyPackets(ctx, client, conn, relay.Options{Meter: &x.meter, Cut: &x.cut, IdleTimeout: relay.PacketIdle(x.address.Port())})
 	}
 	x.auditClosing(res)
 }

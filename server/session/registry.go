@@ -10,6 +10,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -166,15 +167,71 @@ func (r *Registry) Cut(f Filter, t wire.Termination) int {
 }
 
 // CutWhere is Cut by a function: it gets the identity and all certificates of each session (read-only), and what it returns is
-// the end of that session; nil lets it live.
+// the end of that session; nil lets it live. It is called by several goroutines at once.
 func (r *Registry) CutWhere(end func(id *auth.Identity, serials []auth.Serial) *wire.Termination) int {
+	var mu sync.Mutex
+	var left []*Session
+	var why []*wire.Termination
+	r.each(func(s *Session) {
+		t := end(s.members())
+		if t == nil {
+			return
+		}
+		s.leave(t)
+		mu.Lock()
+		defer mu.Unlock()
+		left, why = append(left, s), append(why, t)
+	})
 	n := 0
-	for _, s := range r.all() {
-		if t := end(s.members()); t != nil && s.End(t) {
+	for i, s := range left {
+		if s.End(why[i]) {
 			n++
 		}
 	}
 	return n
+}
+
+// each runs f for every session of this moment, on as many goroutines as there are processors.
+func (r *Registry) each(f func(*Session)) {
+	list := r.all()
+	var next atomic.Int64
+	work := func() {
+		for i := next.Add(1) - 1; i < int64(len(list)); i = next.Add(1) - 1 {
+			f(list[i])
+		}
+	}
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(list)) - 1 {
+		workers.Go(work)
+	}
+	work()
+	workers.Wait()
+}
+
+// batch holds streams whose services were left, and whose contexts are to be cancelled. That comes when all services were left: the
+// goroutines that wake up by it have much to do, and whoever cuts would wait for his turn among them.
+type batch struct {
+	mu   sync.Mutex
+	list []cutStream
+}
+
+type cutStream struct {
+	st    *Stream
+	cause error
+}
+
+func (b *batch) add(st *Stream, cause error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.list = append(b.list, cutStream{st, cause})
+}
+
+// finish returns how many they were.
+func (b *batch) finish() int {
+	for _, c := range b.list {
+		c.st.Cut(c.cause)
+	}
+	return len(b.list)
 }
 
 // Redecide has every stream decided again: each one's Recheck is called, and a stream that gets an error is cut with it. Call it
@@ -184,11 +241,9 @@ func (r *Registry) Redecide() int {
 	r.epoch.Add(1)
 	r.sweep.Lock()
 	defer r.sweep.Unlock()
-	n := 0
-	for _, s := range r.all() {
-		n += s.recheck()
-	}
-	return n
+	var cut batch
+	r.each(func(s *Session) { s.recheck(&cut) })
+	return cut.finish()
 }
 
 // Run warns and ends sessions by the clock and has streams decided again now and then. It returns when ctx is done.

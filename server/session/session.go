@@ -119,8 +119,16 @@ func (s *Session) End(t *wire.Termination) bool {
 	if s.ctx.Err() != nil {
 		return false
 	}
+	s.leave(t)
 	s.cancel(t)
 	return context.Cause(s.ctx) == error(t)
+}
+
+// leave ends what goes on with the services of all streams.
+func (s *Session) leave(cause error) {
+	for _, st := range s.list() {
+		st.away(cause)
+	}
 }
 
 // Remove takes the session out of the register when its connection is gone. Streams that are still registered are cut. It may be
@@ -199,17 +207,19 @@ func later(was, is *auth.Identity, expired, expires time.Time) bool {
 // Redecide has the streams of this session decided again, as Registry.Redecide does for all.
 func (s *Session) Redecide() int {
 	s.epoch.Add(1)
-	return s.recheck()
+	var cut batch
+	s.recheck(&cut)
+	return cut.finish()
 }
 
-func (s *Session) recheck() int {
-	n := 0
+// recheck leaves the services of the streams that may not go on, and adds the rest of their end to cut.
+func (s *Session) recheck(cut *batch) {
 	for _, st := range s.list() {
-		if st.again() {
-			n++
+		if cause := st.decideAgain(); cause != nil {
+			st.away(cause)
+			cut.add(st, cause)
 		}
 	}
-	return n
 }
 
 // hasten sees to it that checkStreams runs at t at the latest; zero asks for nothing.
@@ -239,7 +249,9 @@ func (s *Session) checkStreams(now time.Time) {
 			st.warn(warnOf)
 		}
 		if recheck {
-			st.again()
+			if cause := st.decideAgain(); cause != nil {
+				st.Cut(cause)
+			}
 		}
 	}
 }

@@ -18,6 +18,9 @@ type StreamSpec struct {
 	// Recheck decides an open stream again: nil lets it live, an error cuts it and is the reason. It is called without a lock, also
 	// while the stream is still being opened, and must not block. Optional.
 	Recheck func() error
+	// Leave is called when the stream is cut, on the goroutine that cuts it and before Context is done: it ends what goes on with the
+	// service. It must not block. Optional.
+	Leave func(cause error)
 	// Warn is called once for each end that Schedule asked a warning for. It must not block. Optional.
 	Warn func(end time.Time)
 }
@@ -36,6 +39,7 @@ type Stream struct {
 	target  wire.Target
 	meter   *relay.Meter
 	recheck func() error
+	leave   func(error)
 	warn    func(time.Time)
 	opened  time.Time
 	ctx     context.Context
@@ -59,7 +63,7 @@ func (s *Session) OpenStream(spec StreamSpec) (*Stream, error) {
 	if err := s.admit(); err != nil {
 		return nil, err
 	}
-	st := &Stream{session: s, target: spec.Target, meter: spec.Meter, recheck: spec.Recheck, warn: spec.Warn, opened: s.registry.now()}
+	st := &Stream{session: s, target: spec.Target, meter: spec.Meter, recheck: spec.Recheck, leave: spec.Leave, warn: spec.Warn, opened: s.registry.now()}
 	if st.meter == nil {
 		st.meter = new(relay.Meter)
 	}
@@ -117,18 +121,24 @@ func limitReached(reason, remedy string) *wire.Refusal {
 func (st *Stream) Context() context.Context { return st.ctx }
 
 // Cut ends the stream with a reason; the first one counts.
-func (st *Stream) Cut(cause error) { st.cancel(cause) }
+func (st *Stream) Cut(cause error) {
+	st.away(cause)
+	st.cancel(cause)
+}
 
-// again decides the stream again and reports whether that cut it.
-func (st *Stream) again() (cut bool) {
+// away ends what goes on with the service.
+func (st *Stream) away(cause error) {
+	if st.leave != nil && st.ctx.Err() == nil {
+		st.leave(cause)
+	}
+}
+
+// decideAgain is why an open stream may not go on, or nil.
+func (st *Stream) decideAgain() error {
 	if st.recheck == nil || st.ctx.Err() != nil {
-		return false
+		return nil
 	}
-	err := st.recheck()
-	if err != nil {
-		st.Cut(err)
-	}
-	return err != nil
+	return st.recheck()
 }
 
 // Settle runs decide, and runs it again when something changed meanwhile that asks for a new decision. After it returned nil, any

@@ -36,8 +36,9 @@ func CopyPackets(ctx context.Context, a, b PacketConn, opts Options) Result {
 	if opts.IdleTimeout == 0 {
 		opts.IdleTimeout = PacketIdle(0)
 	}
-	c := newCopier(opts, func(cause error) { abortPackets(a, cause); abortPackets(b, cause) })
+	c := newCopier(opts, func(cause error) { abortPackets(a, cause) }, func(cause error) { abortPackets(b, cause) })
 	stop := c.watch(ctx)
+	opts.Cut.begin(c.leave)
 	var others sync.WaitGroup
 	others.Go(func() { c.pumpPackets(a, b, &c.meter.aToB, SideA) })
 	c.pumpPackets(b, a, &c.meter.bToA, SideB)

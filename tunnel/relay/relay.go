@@ -107,6 +107,42 @@ func (m *Meter) LastActive() time.Time {
 type Options struct {
 	IdleTimeout time.Duration // optional; 0 is none. No byte in either direction for that long aborts both sides with ErrIdle.
 	Meter       *Meter        // optional; receives the counts while the copy runs
+	Cut         *Cut          // optional; leaves b before ctx is cancelled
+}
+
+// Cut leaves the b of a copy at once, on the goroutine of the caller: where many copies are to end together, none waits for its turn
+// behind what the ends of the others bring with them. Its zero value is ready, for one copy; it is safe for concurrent use.
+type Cut struct {
+	mu    sync.Mutex
+	leave func(error) // of the copy that runs
+	cause error       // of the cut
+}
+
+// Leave aborts b with cause, which is not nil, and waits for nobody. a is aborted, and the copy ends, when the context of the copy is
+// cancelled behind it, which the caller sees to. A copy that has not begun leaves as it begins.
+func (k *Cut) Leave(cause error) {
+	k.mu.Lock()
+	leave := k.leave
+	if k.cause == nil {
+		k.cause = cause
+	}
+	k.mu.Unlock()
+	if leave != nil {
+		leave(cause)
+	}
+}
+
+func (k *Cut) begin(leave func(error)) {
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	k.leave = leave
+	cause := k.cause
+	k.mu.Unlock()
+	if cause != nil {
+		leave(cause)
+	}
 }
 
 // Result is what a copy came to.
@@ -120,13 +156,14 @@ type Result struct {
 // Copy relays between a and b until both directions have ended, one side fails, the idle time-out passes, or ctx is done (then
 // both sides are aborted with context.Cause). It closes both connections and returns when nothing of it runs any more.
 func Copy(ctx context.Context, a, b Conn, opts Options) Result {
-	c := newCopier(opts, func(cause error) { a.Abort(cause); b.Abort(cause) })
+	c := newCopier(opts, a.Abort, b.Abort)
 	defer watchAbort(c, a, SideA)()
 	defer watchAbort(c, b, SideB)()
 	c.stall.end = c.end
 	c.stall.aToB = flow{src: a, from: SideA, count: &c.meter.aToB}
 	c.stall.bToA = flow{src: b, from: SideB, count: &c.meter.bToA}
 	stop := c.watch(ctx)
+	opts.Cut.begin(c.leave)
 
 	var others sync.WaitGroup
 	others.Go(func() { c.pump(a, b, &c.stall.aToB) })
@@ -156,31 +193,35 @@ type copier struct {
 	meter *Meter
 	start time.Time
 	idle  time.Duration
-	abort func(cause error)
-	done  chan struct{} // closed when the copy is over for a reason other than two clean ends
-	left  atomic.Int32  // directions that still run
-	stall stallWatch    // of Copy
+	abort [2]func(cause error) // of a and of b
+	done  chan struct{}        // closed when the copy is over for a reason other than two clean ends
+	left  atomic.Int32         // directions that still run
+	stall stallWatch           // of Copy
 
 	mu    sync.Mutex
 	ended bool
+	gone  bool // b was left: a is to follow
 	cause error
 	by    Side
 	timer *time.Timer
 }
 
-func newCopier(opts Options, abort func(error)) *copier {
+func newCopier(opts Options, abortA, abortB func(error)) *copier {
 	m := opts.Meter
 	if m == nil {
 		m = new(Meter)
 	}
-	c := &copier{meter: m, start: time.Now(), idle: opts.IdleTimeout, abort: abort, done: make(chan struct{})}
+	c := &copier{meter: m, start: time.Now(), idle: opts.IdleTimeout, abort: [2]func(error){abortA, abortB}, done: make(chan struct{})}
 	c.left.Store(2)
 	return c
 }
 
 // watch ends the copy when ctx or the idle time-out says so, until stop is called.
 func (c *copier) watch(ctx context.Context) (stop func()) {
-	stopCtx := context.AfterFunc(ctx, func() { c.end(SideLocal, context.Cause(ctx)) })
+	stopCtx := context.AfterFunc(ctx, func() {
+		c.end(SideLocal, context.Cause(ctx))
+		c.follow()
+	})
 	if c.idle > 0 {
 		c.mu.Lock()
 		c.timer = time.AfterFunc(c.idle, c.checkIdle)
@@ -189,11 +230,12 @@ func (c *copier) watch(ctx context.Context) (stop func()) {
 	return func() {
 		stopCtx()
 		c.mu.Lock()
-		defer c.mu.Unlock()
 		c.ended = true
 		if c.timer != nil {
 			c.timer.Stop()
 		}
+		c.mu.Unlock()
+		c.follow()
 	}
 }
 
@@ -213,17 +255,41 @@ func (c *copier) checkIdle() {
 	}
 }
 
-// end aborts both sides with cause. Only the first call counts.
+// end aborts both sides with cause. Only the first call of end or leave counts.
 func (c *copier) end(by Side, cause error) {
-	c.mu.Lock()
-	if c.ended {
-		c.mu.Unlock()
-		return
+	if c.over(by, cause, false) {
+		c.abort[1](cause)
+		c.abort[0](cause)
 	}
-	c.ended, c.cause, c.by = true, cause, by
+}
+
+// leave aborts b only; follow does the rest.
+func (c *copier) leave(cause error) {
+	if c.over(SideLocal, cause, true) {
+		c.abort[1](cause)
+	}
+}
+
+func (c *copier) follow() {
+	c.mu.Lock()
+	gone, cause := c.gone, c.cause
+	c.gone = false
 	c.mu.Unlock()
+	if gone {
+		c.abort[0](cause)
+	}
+}
+
+// over notes why the copy ends, and reports whether it is the first reason.
+func (c *copier) over(by Side, cause error, gone bool) (first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return false
+	}
+	c.ended, c.cause, c.by, c.gone = true, cause, by, gone
 	close(c.done)
-	c.abort(cause)
+	return true
 }
 
 // hurry lowers the idle time-out to d, counted from now at the latest.
