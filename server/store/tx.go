@@ -51,7 +51,7 @@ const attempts = 4
 // what is committed; what must not change meanwhile is held by an order or a row
 // (dialect.forUpdate). fn may be called again when the database asks for it.
 func (s *Store) inTx(ctx context.Context, o order, fn func(*tx) error) error {
-	return s.inTxWithin(ctx, patience, o, fn)
+	return s.inTxWithin(ctx, s.read.patience, o, fn)
 }
 
 func (s *Store) inTxWithin(ctx context.Context, limit time.Duration, o order, fn func(*tx) error) error {
