@@ -77,30 +77,32 @@ type Client struct {
 	reloads  chan struct{} // the stored login may have changed
 	renewals chan struct{} // a renewal is wanted now
 	demands  chan struct{} // a stream is wanted
+	stepUps  chan struct{} // a gateway asked for a fresh login
 
 	renewing sync.Mutex // one renewal at a time in this process
 
-	mu       sync.Mutex
-	changed  chan struct{} // closed and replaced at every change
-	cancel   context.CancelCauseFunc
-	done     chan struct{} // closed when nothing runs any more; nil before Up
-	state    verdict
-	since    time.Time
-	failures int // attempts that failed since the last connection
-	login    *Login
-	lane     *lane            // takes new streams; nil when not connected
-	retired  []*lane          // drain
-	services []wire.Service   // of the newest lane
-	past     counters         // of lanes that are gone
-	warnings []status.Warning // those that events raised
-	offers   []status.Offer
-	skew     time.Duration // the gateway's clock minus ours
-	skewed   bool          // skew was measured
-	moved    bool          // our clock jumped since then
-	rejected int           // certificates that gateways refused since the last connection that lasted
-	refused  refusal       // why a session is not renewed any more
-	outdated auth.Serial   // a certificate that a gateway called expired
-	doubted  time.Time     // when a gateway last did so in its answer to a stream; monotonic
+	mu        sync.Mutex
+	changed   chan struct{} // closed and replaced at every change
+	cancel    context.CancelCauseFunc
+	done      chan struct{} // closed when nothing runs any more; nil before Up
+	state     verdict
+	since     time.Time
+	failures  int // attempts that failed since the last connection
+	login     *Login
+	lane      *lane            // takes new streams; nil when not connected
+	retired   []*lane          // drain
+	services  []wire.Service   // of the newest lane
+	past      counters         // of lanes that are gone
+	warnings  []status.Warning // those that events raised
+	offers    []status.Offer
+	skew      time.Duration      // the gateway's clock minus ours
+	skewed    bool               // skew was measured
+	moved     bool               // our clock jumped since then
+	rejected  int                // certificates that gateways refused since the last connection that lasted
+	questions map[*lane]question // open requests of gateways for a fresh login
+	refused   refusal            // why a session is not renewed any more
+	outdated  auth.Serial        // a certificate that a gateway called expired
+	doubted   time.Time          // when a gateway last did so in its answer to a stream; monotonic
 }
 
 // counters are the bytes and streams of a lane.
@@ -122,6 +124,7 @@ func newClient(cfg Config, creds credentials, connect connectFunc) *Client {
 		cfg: cfg, log: cfg.Logger, creds: creds, connect: connect,
 		started: cfg.Now(), since: cfg.Now(),
 		reloads: make(chan struct{}, 1), renewals: make(chan struct{}, 1), demands: make(chan struct{}, 1),
+		stepUps: make(chan struct{}, 1),
 		changed: make(chan struct{}),
 		state:   verdict{state: status.Stopped},
 	}

@@ -24,6 +24,9 @@ type Config struct {
 	// ProviderHTTP asks the login provider at a renewal. Default: that of
 	// auth/oidc, with its bounds and its guard against redirects inwards.
 	ProviderHTTP *http.Client
+	// Prompt is how a fresh login is asked for while a stream waits for it. Optional: without it
+	// no stream waits, and such streams are refused at once.
+	Prompt *Prompt
 	// Now is the wall clock. Default: time.Now.
 	Now func() time.Time
 	// Version is what the gateway is told. Default: this build's.

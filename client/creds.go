@@ -189,7 +189,7 @@ func (s *stored) renewLocked(ctx context.Context, record certstore.Login, leaf *
 		Gateway: gateway, TrustDomain: record.TrustDomain, Provider: provider, Key: key, Certificate: leaf.Raw,
 		RefreshToken: oidc.Secret(record.RefreshToken.RevealString()),
 		Save: func(ctx context.Context, token oidc.Secret, granted []string) error {
-			return s.saveToken(ctx, &record, provider, token, granted)
+			return s.saveToken(ctx, &record, token, granted)
 		},
 		Client: s.cfg.clientInfo(), HTTP: s.cfg.ProviderHTTP, Now: s.cfg.Now,
 	})
@@ -206,13 +206,10 @@ func (s *stored) renewLocked(ctx context.Context, record certstore.Login, leaf *
 }
 
 // saveToken makes a refreshed token durable before it is used.
-func (s *stored) saveToken(ctx context.Context, record *certstore.Login, provider login.Provider, token oidc.Secret, granted []string) error {
-	provider.Granted = granted
-	settings, err := provider.JSON()
-	if err != nil {
+func (s *stored) saveToken(ctx context.Context, record *certstore.Login, token oidc.Secret, granted []string) error {
+	if err := replaceToken(record, token, granted); err != nil {
 		return err
 	}
-	record.RefreshToken, record.ProviderSettings = certstore.NewSecretString(token.Reveal()), settings
 	return s.cfg.Profile.Save(ctx, *record)
 }
 

@@ -45,6 +45,8 @@ type fakeCreds struct {
 	login    *Login
 	renew    func(old *Login) (*Login, error)
 	renewals int
+	stepUp   func(ctx context.Context, old *Login, w wanted) (*Login, error)
+	prompts  []wanted
 	server   func() time.Time
 	locked   error // what Load fails with; Peek does not
 }
@@ -95,6 +97,29 @@ func (f *fakeCreds) Renew(_ context.Context, old *Login) (*Login, error) {
 		f.login = login
 	}
 	return login, err
+}
+
+func (f *fakeCreds) StepUp(ctx context.Context, old *Login, w wanted) (*Login, error) {
+	f.mu.Lock()
+	current, stepUp := f.login, f.stepUp
+	f.mu.Unlock()
+	if w.fits(current) {
+		return current, nil
+	}
+	f.mu.Lock()
+	f.prompts = append(f.prompts, w)
+	f.mu.Unlock()
+	login, err := stepUp(ctx, old, w)
+	if err == nil {
+		f.store(login)
+	}
+	return login, err
+}
+
+func (f *fakeCreds) prompted() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.prompts)
 }
 
 func (f *fakeCreds) count() int {
@@ -178,7 +203,8 @@ type fakeSession struct {
 	opened   uint64
 	answers  bool // to pings
 	renewed  [][][]byte
-	refusals []error // of Open, one after the other
+	declined []string // refusals of a fresh login
+	refusals []error  // of Open, one after the other
 }
 
 func (s *fakeSession) end(err error) {
@@ -216,6 +242,13 @@ func (s *fakeSession) Renew(_ context.Context, chain [][]byte) (wire.Renewed, er
 	defer s.mu.Unlock()
 	s.renewed = append(s.renewed, chain)
 	return wire.Renewed{}, nil
+}
+
+func (s *fakeSession) SendStepUp(m wire.StepUp) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.declined = append(s.declined, m.Refusal)
+	return nil
 }
 
 func (s *fakeSession) renewals() int {

@@ -55,6 +55,10 @@ type credentials interface {
 	// one, which is durable when Renew returns. The error is a refusal (as a
 	// *renewalRefused) when only a login helps; any other may pass by itself.
 	Renew(ctx context.Context, old *Login) (*Login, error)
+	// StepUp returns a login of the same session that fits what is wanted: the
+	// stored one if another process got it meanwhile, else a new one, which
+	// the person signed in for and which is durable when StepUp returns.
+	StepUp(ctx context.Context, old *Login, w wanted) (*Login, error)
 	// ServerTime asks the gateway for its clock, over HTTPS.
 	ServerTime(ctx context.Context, of *Login) (time.Time, error)
 }
@@ -63,6 +67,7 @@ type credentials interface {
 type session interface {
 	Open(ctx context.Context, target wire.Target, opts OpenOptions) (Stream, error)
 	Renew(ctx context.Context, chain [][]byte) (wire.Renewed, error)
+	SendStepUp(m wire.StepUp) error
 	Ping(ctx context.Context) (time.Duration, error)
 	Welcome() wire.Welcome
 	Counters() counters
@@ -77,6 +82,7 @@ type session interface {
 type events interface {
 	onServices(wire.Services)
 	onDraining(wire.Draining)
+	onStepUp(wire.StepUp)
 }
 
 // connectFunc makes a session. An error may be a *wire.Termination.

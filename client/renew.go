@@ -142,6 +142,8 @@ func (c *Client) setLogin(login *Login) {
 	c.update(func() {
 		if c.login != nil && c.login.Session() != login.Session() {
 			c.rejected = 0
+		} else if c.login != nil && login.Identity.IssuedAt.Before(c.login.Identity.IssuedAt) {
+			return // a renewal that a fresh login overtook
 		}
 		c.login = login
 		if !c.skewed { // a connection measures it better

@@ -51,6 +51,7 @@ const (
 func (c *Client) run(ctx context.Context) {
 	var workers sync.WaitGroup
 	workers.Go(func() { c.keepRenewed(ctx) })
+	workers.Go(func() { c.keepSteppedUp(ctx) })
 	c.supervise(ctx, &workers)
 	workers.Wait()
 	c.update(func() {
@@ -153,7 +154,9 @@ func (c *Client) adopt(l *lane) {
 	c.noteServerTime(welcome.ServerTime)
 	c.update(func() {
 		c.lane, c.services, c.failures = l, services, 0
-		c.warnings = slices.DeleteFunc(c.warnings, func(w status.Warning) bool { return w.Code != status.WarnNotRenewed && w.Code != status.WarnRefused })
+		c.warnings = slices.DeleteFunc(c.warnings, func(w status.Warning) bool {
+			return w.Code != status.WarnNotRenewed && w.Code != status.WarnRefused && w.Code != status.WarnStepUp
+		})
 		c.setStateLocked(verdict{state: status.Connected})
 	})
 	poke(c.renewals) // another process may have renewed while this lane was made

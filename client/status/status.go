@@ -126,6 +126,7 @@ const (
 	WarnSessionEnds = "session_ends_soon"
 	WarnIntercepted = "tls_intercepted"
 	WarnProxy       = "proxy"
+	WarnStepUp      = "step_up" // a stream waits for a fresh login
 )
 
 // Offer is one way by which programs of this machine reach services.
