@@ -2,8 +2,10 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -11,6 +13,10 @@ import (
 // largePolicy has 10,000 rules over 1,000 services, a fifth of them networks of many lengths.
 func largePolicy(b testing.TB) *Set {
 	b.Helper()
+	return mustLoad(b, largePolicyText(), "corp")
+}
+
+func largePolicyText() string {
 	var t strings.Builder
 	t.WriteString("version: 1\nservices:\n")
 	for i := range 1000 {
@@ -29,7 +35,7 @@ func largePolicy(b testing.TB) *Set {
 		svc := fmt.Sprintf("s%d", (i%1000)/5*5+1)
 		fmt.Fprintf(&t, "  - {name: r%d, subjects: {groups: [g%d], users: [u%d@corp.example]}, %s: [%s, 'tag:t%d']}\n", i, i%500, i, effect, svc, i%20)
 	}
-	return mustLoad(b, t.String(), "corp")
+	return t.String()
 }
 
 // networkFor spreads networks over the lengths from /12 to /31.
@@ -41,6 +47,7 @@ func networkFor(i int) string {
 func BenchmarkDecide(b *testing.B) {
 	s := largePolicy(b)
 	subject := NewSubject(person("u7@corp.example", "g3", "g14", "g159"), Device{})
+	now := time.Now()
 	for _, bb := range []struct {
 		name   string
 		target wire.Target
@@ -53,7 +60,39 @@ func BenchmarkDecide(b *testing.B) {
 		b.Run(bb.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				s.Decide(subject, ask(bb.target))
+				s.Decide(subject, Request{Target: bb.target, Now: now, Opening: true})
+			}
+		})
+	}
+}
+
+// BenchmarkDecideConditions is a service of the same policy that one more rule allows, by a condition.
+func BenchmarkDecideConditions(b *testing.B) {
+	for _, bb := range []struct {
+		name, keys string
+		code       wire.Code
+	}{
+		{"window", "not_before: 2026-01-01T00:00:00Z, expires: 2036-01-01T00:00:00Z", wire.CodeOK},
+		{"reauth", "reauth_within: 15m", wire.CodeOK},
+		{"cel", `when: 'device.os == "linux" && auth.age < duration("12h")'`, wire.CodeOK},
+		{"cel hours", `when: 'now.getDayOfWeek("Europe/Berlin") < 7'`, wire.CodeOK},
+		{"cel network", `when: 'cidr("10.0.0.0/8").containsIP(request.client)'`, wire.CodeOK},
+		{"cel groups", `when: 'user.groups.exists(g, g.startsWith("g15"))'`, wire.CodeOK},
+		{"cel unknown", `when: device.disk_encrypted`, wire.CodeDenied},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			s := mustLoad(b, largePolicyText()+"  - {name: more, subjects: {groups: [g3]}, allow: [s502], "+bb.keys+"}\n", "corp")
+			id := person("u7@corp.example", "g3", "g14", "g159")
+			now := time.Now()
+			id.AuthTime = now.Add(-time.Minute)
+			subject := NewSubject(id, Device{OS: "linux"})
+			r := Request{Target: service("s502"), Now: now, Opening: true, Client: netip.MustParseAddr("10.1.2.3")}
+			if d := s.Decide(subject, r); d.Code != bb.code {
+				b.Fatalf("%s: %s", d.Code, d.Reason)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				s.Decide(subject, r)
 			}
 		})
 	}

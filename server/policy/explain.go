@@ -80,12 +80,18 @@ func (q *question) refuseNamed(idx int32, r *ruling, t wire.Target) Decision {
 
 // hide returns what is told instead of what is so.
 func hide(told, is Decision) Decision {
-	told.Hidden = &is
+	told.Hidden, told.Until = &is, is.Until
 	return told
 }
 
 // refuseAddress refuses an address, as the most precise service that the person may know of.
 func (q *question) refuseAddress(t *tally) Decision {
+	d := q.refuseTally(t)
+	d.Until = t.until
+	return d
+}
+
+func (q *question) refuseTally(t *tally) Decision {
 	var is Decision
 	switch {
 	case t.deny.denies():

@@ -2,10 +2,12 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -25,8 +27,14 @@ var (
 	somePorts     = []int{22, 80}
 )
 
-// drawPolicy writes a policy file for two providers.
-func drawPolicy(t *rapid.T) string {
+// drawPolicy writes a policy file for two providers, without conditions.
+func drawPolicy(t *rapid.T) string { return drawPolicyWith(t, false) }
+
+func drawPolicyWith(t *rapid.T, conditions bool) string {
+	visibility := []string{""}
+	if conditions {
+		visibility = append(visibility, "hidden: true, ", "requestable: {max: 4h}, ")
+	}
 	var b strings.Builder
 	b.WriteString("version: 1\nservices:\n")
 	n := rapid.IntRange(1, 6).Draw(t, "services")
@@ -39,7 +47,8 @@ func drawPolicy(t *rapid.T) string {
 			refs = append(refs, "'tag:"+tag+"'")
 		}
 		refs = append(refs, fmt.Sprintf("s%d", i))
-		fmt.Fprintf(&b, "  s%d: {protocol: %s, tags: [%s], ", i, kind, tag)
+		fmt.Fprintf(&b, "  s%d: {protocol: %s, tags: [%s], %s", i, kind, tag,
+			rapid.SampledFrom(visibility).Draw(t, "visibility"))
 		switch rapid.IntRange(0, 2).Draw(t, "form") {
 		case 0:
 			fmt.Fprintf(&b, "network: '%s', ports: [%d]}\n", rapid.SampledFrom(someNetworks).Draw(t, "network"), port)
@@ -52,12 +61,12 @@ func drawPolicy(t *rapid.T) string {
 	}
 	b.WriteString("rules:\n")
 	for i := range rapid.IntRange(0, 6).Draw(t, "rules") {
-		drawRule(t, &b, i, refs)
+		drawRule(t, &b, i, refs, conditions)
 	}
 	return b.String()
 }
 
-func drawRule(t *rapid.T, b *strings.Builder, i int, refs []string) {
+func drawRule(t *rapid.T, b *strings.Builder, i int, refs []string, conditions bool) {
 	provider := func() string { return rapid.SampledFrom(someProviders).Draw(t, "provider") }
 	var groups, users []string
 	for _, g := range rapid.SliceOfNDistinct(rapid.SampledFrom(someGroups), 0, 2, rapid.ID).Draw(t, "groups") {
@@ -76,8 +85,137 @@ func drawRule(t *rapid.T, b *strings.Builder, i int, refs []string) {
 	}
 	list := rapid.SliceOfNDistinct(rapid.SampledFrom(refs), 1, 3, rapid.ID).Draw(t, "refs")
 	effect := rapid.SampledFrom([]string{"allow", "deny"}).Draw(t, "effect")
-	fmt.Fprintf(b, "  - {name: r%d, subjects: {groups: [%s], users: [%s]}, %s: [%s]}\n",
-		i, strings.Join(groups, ", "), strings.Join(users, ", "), effect, strings.Join(list, ", "))
+	terms := ""
+	if conditions {
+		terms = drawKeys(t, effect)
+	}
+	fmt.Fprintf(b, "  - {name: r%d, subjects: {groups: [%s], users: [%s]}, %s: [%s]%s}\n",
+		i, strings.Join(groups, ", "), strings.Join(users, ", "), effect, strings.Join(list, ", "), terms)
+}
+
+// drawKeys writes what a rule asks for besides its subjects.
+func drawKeys(t *rapid.T, effect string) string {
+	var b strings.Builder
+	if rapid.Bool().Draw(t, "conditional") {
+		texts := slices.Sorted(maps.Keys(someConditions))
+		fmt.Fprintf(&b, ", when: '%s'", rapid.SampledFrom(texts).Draw(t, "when"))
+	}
+	switch rapid.IntRange(0, 5).Draw(t, "window") {
+	case 0:
+		b.WriteString(", not_before: 2026-12-01T12:00:00Z")
+	case 1:
+		b.WriteString(", expires: 2026-12-01T13:00:00+01:00")
+	case 2:
+		b.WriteString(", not_before: 2026-12-01T11:00:00Z, expires: 2026-12-01T13:00:00Z")
+	}
+	if effect == "deny" {
+		return b.String()
+	}
+	switch rapid.IntRange(0, 4).Draw(t, "more") {
+	case 0:
+		b.WriteString(", reauth_within: 15m")
+	case 1:
+		b.WriteString(", strict: true")
+	}
+	return b.String()
+}
+
+var noon = time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
+
+// A scene is everything that a condition can ask for, as the naive evaluator sees it.
+type scene struct {
+	id      auth.Identity
+	dev     Device
+	r       Request
+	service string
+	at      netip.AddrPort
+}
+
+func (s scene) age() (time.Duration, bool) {
+	return s.r.Now.Sub(s.id.AuthTime), !s.id.AuthTime.IsZero()
+}
+
+func is(known, value bool) Tri {
+	switch {
+	case !known:
+		return Unknown
+	case value:
+		return Yes
+	}
+	return No
+}
+
+func not(t Tri) Tri { return map[Tri]Tri{Yes: No, No: Yes}[t] }
+
+func both(a, b Tri) Tri {
+	switch {
+	case a == No || b == No:
+		return No
+	case a == Yes && b == Yes:
+		return Yes
+	}
+	return Unknown
+}
+
+// someConditions are conditions in CEL and what they mean, written by hand.
+var someConditions = map[string]func(scene) Tri{
+	`device.os == "linux"`:  func(s scene) Tri { return is(s.dev.OS != "", s.dev.OS == "linux") },
+	`device.disk_encrypted`: func(s scene) Tri { return s.dev.DiskEncrypted },
+	`!device.firewall`:      func(s scene) Tri { return not(s.dev.Firewall) },
+	`device.os == "linux" && device.disk_encrypted`: func(s scene) Tri {
+		return both(is(s.dev.OS != "", s.dev.OS == "linux"), s.dev.DiskEncrypted)
+	},
+	`device.disk_encrypted || device.firewall`: func(s scene) Tri {
+		return not(both(not(s.dev.DiskEncrypted), not(s.dev.Firewall)))
+	},
+	`(device.disk_encrypted || auth.acr == "mfa") && !(device.os == "linux" && device.firewall)`: func(s scene) Tri {
+		left := not(both(not(s.dev.DiskEncrypted), not(is(s.id.ACR != "", s.id.ACR == "mfa"))))
+		return both(left, not(both(is(s.dev.OS != "", s.dev.OS == "linux"), s.dev.Firewall)))
+	},
+	`auth.age < duration("1h")`: func(s scene) Tri { age, known := s.age(); return is(known, age < time.Hour) },
+	`"corp/a" in user.groups`: func(s scene) Tri {
+		return is(s.id.GroupsKnown, s.id.Provider == "corp" && slices.Contains(s.id.Groups, "a"))
+	},
+	`user.email == "ada@x.y"`: func(s scene) Tri {
+		return is(s.id.EmailTrusted && s.id.Email != "", strings.EqualFold(s.id.Email, "ada@x.y"))
+	},
+	`request.port == 22`:      func(s scene) Tri { return is(s.at.Port() != 0, s.at.Port() == 22) },
+	`request.service == "s0"`: func(s scene) Tri { return is(true, s.service == "s0") },
+	`request.kind == "udp"`:   func(s scene) Tri { return is(true, s.r.Target.Kind == wire.KindUDP) },
+	`cidr("10.0.0.0/24").containsIP(request.address)`: func(s scene) Tri {
+		return is(s.at.Addr().IsValid(), netip.MustParsePrefix("10.0.0.0/24").Contains(s.at.Addr()))
+	},
+	`request.client == "192.0.2.1"`:           func(s scene) Tri { return is(s.r.Client.IsValid(), s.r.Client.String() == "192.0.2.1") },
+	`now < timestamp("2026-12-01T12:00:00Z")`: func(s scene) Tri { return is(true, s.r.Now.Before(noon)) },
+	`now.getHours("Europe/Berlin") == 13`:     func(s scene) Tri { return is(true, s.r.Now.UTC().Hour() == 12) },
+	// An error where the port is 22.
+	`1 / (request.port - 22) == 0`: func(s scene) Tri { return is(s.at.Port() != 0 && s.at.Port() != 22, true) },
+	// An error that does not matter where the device says yes.
+	`device.disk_encrypted || 1 / (request.port - 22) == 1`: func(s scene) Tri {
+		return not(both(not(s.dev.DiskEncrypted), not(is(s.at.Port() != 0 && s.at.Port() != 22, false))))
+	},
+}
+
+func drawScene(t *rapid.T) scene {
+	s := scene{id: drawIdentity(t)}
+	tri := func(what string) Tri { return rapid.SampledFrom([]Tri{Unknown, Yes, No}).Draw(t, what) }
+	s.dev = Device{
+		OS:            rapid.SampledFrom([]string{"", "linux", "windows"}).Draw(t, "os"),
+		DiskEncrypted: tri("disk"), Firewall: tri("firewall"),
+	}
+	s.id.ACR = rapid.SampledFrom([]string{"", "mfa", "pwd"}).Draw(t, "acr")
+	s.r = Request{
+		Now:     noon.Add(rapid.SampledFrom([]time.Duration{-2 * time.Hour, -time.Second, 0, time.Second, 2 * time.Hour}).Draw(t, "now")),
+		Opening: rapid.Bool().Draw(t, "opening"), Stale: rapid.Bool().Draw(t, "stale"),
+	}
+	if rapid.Bool().Draw(t, "client known") {
+		s.r.Client = netip.MustParseAddr(rapid.SampledFrom([]string{"192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"}).Draw(t, "client"))
+		s.r.Client = s.r.Client.Unmap()
+	}
+	if age := rapid.SampledFrom([]time.Duration{0, time.Minute, 15 * time.Minute, 16 * time.Minute, 2 * time.Hour}).Draw(t, "age"); age != 0 {
+		s.id.AuthTime = s.r.Now.Add(-age)
+	}
+	return s
 }
 
 func drawIdentity(t *rapid.T) auth.Identity {
@@ -97,6 +235,7 @@ func drawIdentity(t *rapid.T) auth.Identity {
 type naive struct {
 	doc     *Document
 	learned map[string]netip.Addr
+	granted map[string]time.Time
 }
 
 // matches says whether a rule is about somebody, for its allows and for its denies.
@@ -135,56 +274,87 @@ func covers(refs []Ref, s *Service) bool {
 	})
 }
 
-// verdict returns whether some rule allows and some rule denies a service.
-func (n naive) verdict(id auth.Identity, s *Service) (allowed, denied bool) {
+// inForce reads a rule's times.
+func inForce(r *Rule, now time.Time) bool {
+	return !now.Before(r.NotBefore) && (r.Expires.IsZero() || now.Before(r.Expires))
+}
+
+// verdict returns what the rules say of a service: nothing, or any of allow, step_up and deny.
+func (n naive) verdict(s scene, svc *Service) (allowed, stepUp, denied bool) {
+	s.service = svc.Name
 	for _, r := range n.doc.Rules {
-		allow, deny := n.matches(r, id)
-		allowed = allowed || allow && covers(r.Allow, s)
-		denied = denied || deny && covers(r.Deny, s)
-	}
-	return allowed, denied
-}
-
-func (n naive) name(id auth.Identity, s *Service) bool {
-	allowed, denied := n.verdict(id, s)
-	return allowed && !denied
-}
-
-func (n naive) addr(id auth.Identity, kind wire.Kind, addr netip.Addr, port uint16) bool {
-	_, special := SpecialRange(addr)
-	any := false
-	for _, s := range n.doc.Services {
-		var in bool
-		switch {
-		case s.Kind != kind:
-		case s.IsNetwork():
-			in = s.Network.Contains(addr) && s.Ports[0].Contains(port) && (!special || s.Network.IsSingleIP())
-		case s.Addr.IsValid():
-			in = s.Addr == addr && s.HostPort == port
-		default:
-			in = n.learned[s.Host] == addr && s.HostPort == port && !special
+		allow, deny := n.matches(r, s.id)
+		when := Yes
+		if r.When != "" {
+			when = someConditions[r.When](s)
 		}
-		if !in {
+		if !inForce(r, s.r.Now) || when == No {
 			continue
 		}
-		allowed, denied := n.verdict(id, s)
-		if denied {
-			return false
+		denied = denied || deny && covers(r.Deny, svc)
+		if !allow || when != Yes || !covers(r.Allow, svc) || r.Strict && s.r.Stale {
+			continue
 		}
-		any = any || allowed
+		if age, known := s.age(); r.ReauthWithin != 0 && s.r.Opening && (!known || age > r.ReauthWithin) {
+			stepUp = true
+		} else {
+			allowed = true
+		}
 	}
-	return any
+	if svc.Requestable != nil && s.r.Now.Before(n.granted[svc.Name]) {
+		allowed = true
+	}
+	return allowed, stepUp, denied
+}
+
+func answer(allowed, stepUp, denied bool) Expectation {
+	switch {
+	case denied || !allowed && !stepUp:
+		return ExpectDeny
+	case allowed:
+		return ExpectAllow
+	}
+	return ExpectStepUp
+}
+
+func (n naive) name(s scene, svc *Service) Expectation {
+	s.at = netip.AddrPortFrom(svc.Addr, svc.HostPort)
+	return answer(n.verdict(s, svc))
+}
+
+func (n naive) addr(s scene, addr netip.Addr, port uint16) Expectation {
+	_, special := SpecialRange(addr)
+	var allowed, stepUp, denied bool
+	s.at = netip.AddrPortFrom(addr, port)
+	for _, svc := range n.doc.Services {
+		var in bool
+		switch {
+		case svc.Kind != s.r.Target.Kind:
+		case svc.IsNetwork():
+			in = svc.Network.Contains(addr) && svc.Ports[0].Contains(port) && (!special || svc.Network.IsSingleIP())
+		case svc.Addr.IsValid():
+			in = svc.Addr == addr && svc.HostPort == port
+		default:
+			in = n.learned[svc.Host] == addr && svc.HostPort == port && !special
+		}
+		if in {
+			a, u, d := n.verdict(s, svc)
+			allowed, stepUp, denied = allowed || a, stepUp || u, denied || d
+		}
+	}
+	return answer(allowed, stepUp, denied)
 }
 
 // resolved says whether a service that is allowed by name may be dialed at addr.
-func (n naive) resolved(id auth.Identity, asked *Service, addr netip.Addr) bool {
+func (n naive) resolved(s scene, asked *Service, addr netip.Addr) bool {
 	_, special := SpecialRange(addr)
 	if special && asked.Addr != addr || asked.Addr.IsValid() && asked.Addr != addr {
 		return false
 	}
-	for _, s := range n.doc.Services {
-		if s.IsNetwork() && s.Kind == asked.Kind && s.Network.Contains(addr) && s.Ports[0].Contains(asked.HostPort) {
-			if _, denied := n.verdict(id, s); denied {
+	s.at = netip.AddrPortFrom(addr, asked.HostPort)
+	for _, svc := range n.doc.Services {
+		if svc.IsNetwork() && svc.Kind == asked.Kind && svc.Network.Contains(addr) && svc.Ports[0].Contains(asked.HostPort) {
+			if _, _, denied := n.verdict(s, svc); denied {
 				return false
 			}
 		}
@@ -194,48 +364,98 @@ func (n naive) resolved(id auth.Identity, asked *Service, addr netip.Addr) bool 
 
 func TestDecideEqualsTheNaiveReading(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		text := drawPolicy(t)
-		set, err := Load("p.yaml", []byte(text), Options{Providers: someProviders})
+		text, grants := drawPolicyWith(t, true), NewGrants()
+		set, err := Load("p.yaml", []byte(text), Options{Providers: someProviders, Grants: grants})
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}
-		ref := naive{set.Document(), map[string]netip.Addr{}}
+		ref := naive{set.Document(), map[string]netip.Addr{}, map[string]time.Time{}}
 		for _, h := range set.Hosts() {
 			ref.learned[h] = netip.MustParseAddr(rapid.SampledFrom(someAddrs).Draw(t, "learned"))
 			set.Learn(h, []netip.Addr{ref.learned[h]})
 		}
-		id := drawIdentity(t)
-		compareAll(t, set, ref, id, text)
+		s := drawScene(t)
+		if rapid.Bool().Draw(t, "grant") {
+			g := Grant{ID: "g", User: s.id.UserID(), Service: "s0", Until: noon.Add(time.Duration(rapid.IntRange(-1, 3).Draw(t, "until")) * time.Hour)}
+			grants.Replace([]Grant{g, {ID: "other", User: "other", Service: "s1", Until: noon.Add(time.Hour)}})
+			ref.granted[g.Service] = g.Until
+		}
+		compareAll(t, set, ref, s, text)
 	})
 }
 
-func compareAll(t *rapid.T, set *Set, ref naive, id auth.Identity, text string) {
-	subject := NewSubject(id, Device{})
-	check := func(what string, got Decision, want bool) {
-		if got.Allowed != want {
-			t.Fatalf("%s: got %v (%s %s), want %v\nfor %+v\n%s", what, got.Allowed, got.Rule, got.Reason, want, id, text)
-		}
+func compareAll(t *rapid.T, set *Set, ref naive, s scene, text string) {
+	subject := NewSubject(s.id, s.dev)
+	decide := func(target wire.Target) (Decision, scene) {
+		s.r.Target = target
+		return set.Decide(subject, s.r), s
 	}
-	for _, s := range set.Document().Services {
-		if s.IsNetwork() {
+	check := func(what string, got Decision, want Expectation) {
+		if expectationOf(got) != want {
+			t.Fatalf("%s: got %s (%s %s), want %s\nfor %+v\n%s", what, expectationOf(got), got.Rule, got.Reason, want, s, text)
+		}
+		checkForm(t, got)
+	}
+	for _, svc := range set.Document().Services {
+		if svc.IsNetwork() {
 			continue
 		}
-		d := set.Decide(subject, ask(wire.ServiceTarget(s.Kind, s.Name)))
-		check(s.Name, d, ref.name(id, s))
-		check(s.Name+" by host name", set.Decide(subject, ask(wire.HostTarget(s.Kind, s.Hostnames[0], s.Port))), ref.name(id, s))
+		d, s := decide(wire.ServiceTarget(svc.Kind, svc.Name))
+		check(svc.Name, d, ref.name(s, svc))
+		if refused := expectationOf(d) == ExpectDeny && svc.Hidden; refused != (d.Hidden != nil) || refused && d.Service != nil {
+			t.Fatalf("a hidden service: %+v", d)
+		}
+		checkUntil(t, set, subject, s.r, d, text)
+		byHost, _ := decide(wire.HostTarget(svc.Kind, svc.Hostnames[0], svc.Port))
+		check(svc.Name+" by host name", byHost, ref.name(s, svc))
 		for _, a := range someAddrs {
 			addr := netip.MustParseAddr(a)
-			again := set.DecideAddr(subject, Request{}, d, netip.AddrPortFrom(addr, s.HostPort))
-			check(s.Name+" at "+a, again, d.Allowed && ref.resolved(id, s, addr))
+			if again := set.DecideAddr(subject, s.r, d, netip.AddrPortFrom(addr, svc.HostPort)); again.Allowed != (d.Allowed && ref.resolved(s, svc, addr)) {
+				t.Fatalf("%s at %s: %+v\nfor %+v\n%s", svc.Name, a, again, s, text)
+			}
 		}
 	}
 	for _, a := range someAddrs {
 		for _, port := range somePorts {
 			for _, kind := range []wire.Kind{wire.KindTCP, wire.KindUDP} {
 				target := wire.HostTarget(kind, a, uint16(port))
-				check(target.String(), set.Decide(subject, ask(target)), ref.addr(id, kind, netip.MustParseAddr(a), uint16(port)))
+				d, s := decide(target)
+				check(target.String(), d, ref.addr(s, netip.MustParseAddr(a), uint16(port)))
+				checkUntil(t, set, subject, s.r, d, text)
 			}
 		}
+	}
+}
+
+// checkForm holds what each decision owes whoever reads it.
+func checkForm(t *rapid.T, d Decision) {
+	switch {
+	case d.Allowed != (d.Code == wire.CodeOK), (d.StepUp != nil) != (d.Code == wire.CodeStepUpRequired),
+		d.Allowed && (d.Rule == "" || (d.Grant != "") != (d.Rule == "request "+d.Grant)),
+		!d.Allowed && (d.Reason == "" || d.Remedy == "" || d.Condition == ConditionNone):
+		t.Fatalf("an inconsistent decision: %+v", d)
+	}
+}
+
+// checkUntil holds that time alone changes nothing before the moment that the decision names. A condition on the clock may
+// change its mind before, and has the short bound for it.
+func checkUntil(t *rapid.T, set *Set, sub *Subject, r Request, d Decision, text string) {
+	r.Opening = false
+	before := set.Decide(sub, r)
+	span := 8 * time.Hour
+	if !before.Until.IsZero() {
+		span = before.Until.Sub(r.Now) - 1
+	}
+	if span < 0 {
+		t.Fatalf("until %s, and it is %s", before.Until, r.Now)
+	}
+	if strings.Contains(text, "now") || strings.Contains(text, "auth.age") {
+		return
+	}
+	later := r
+	later.Now = r.Now.Add(time.Duration(rapid.Int64Range(0, int64(span)).Draw(t, "later")))
+	if after := set.Decide(sub, later); after.Allowed != before.Allowed {
+		t.Fatalf("%s at %s, until %s; at %s %s (%s)\n%s", expectationOf(before), r.Now, before.Until, later.Now, expectationOf(after), after.Reason, text)
 	}
 }
 
