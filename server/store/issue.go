@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -35,7 +36,8 @@ type Issuance struct {
 	Session Session
 	// StepUp says that the renewal proves a fresh login, whose time
 	// Session.AuthTime is; it is refused when that is older than the session's.
-	// Session.Nonce and Session.ProviderSID replace the session's too.
+	// Session.Nonce replaces the session's too, and so does Session.ProviderSID
+	// where the token has one.
 	StepUp bool
 	// Undated says that a renewal's token has no date of its own to compare
 	// with that of the last one. Optional.
@@ -187,7 +189,8 @@ func (t *tx) renew(ctx context.Context, in Issuance) (Session, error) {
 		s.TokenIssuedAt = in.TokenIssuedAt
 	}
 	if in.StepUp {
-		s.AuthTime, s.Nonce, s.ProviderSID = in.Session.AuthTime, in.Session.Nonce, in.Session.ProviderSID
+		s.AuthTime, s.Nonce = in.Session.AuthTime, in.Session.Nonce
+		s.ProviderSID = cmp.Or(in.Session.ProviderSID, s.ProviderSID)
 	}
 	return s, t.exec(ctx, renewSession, s.ID, millis(s.TokenIssuedAt), millis(s.AuthTime), s.Nonce, s.ProviderSID)
 }

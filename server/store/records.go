@@ -44,7 +44,7 @@ type User struct {
 }
 
 // A Session is what a login began. Nothing but TokenIssuedAt, Ended and
-// EndReason ever changes in it, and AuthTime by a step-up.
+// EndReason ever changes in it, and AuthTime, Nonce and ProviderSID by a step-up.
 type Session struct {
 	ID       auth.SessionID
 	User     auth.UserID
