@@ -159,7 +159,7 @@ func (l *lane) over() bool {
 // stepUp gets one fresh login and presents it, or tells the gateways that there will be none.
 func (c *Client) stepUp(ctx context.Context, w wanted) {
 	w.shown = func(address string) {
-		c.raise(&status.Warning{Code: status.WarnStepUp, Text: strings.TrimSuffix(w.purpose(), "."), Remedy: "sign in at " + address})
+		c.raise(&status.Warning{Code: status.WarnStepUp, Text: strings.TrimSuffix(w.purpose(), "."), Remedy: "sign in at " + address, URL: address})
 	}
 	limited, cancel := context.WithCancelCause(ctx)
 	watching := make(chan struct{})

@@ -114,6 +114,8 @@ type Warning struct {
 	Code   string `json:"code"`
 	Text   string `json:"text"`
 	Remedy string `json:"remedy,omitempty"`
+	// URL is where the person goes to remedy it; empty for most.
+	URL string `json:"url,omitempty"`
 }
 
 // Warning codes.

@@ -374,8 +374,10 @@ func refusalHint(r *wire.Refusal) string {
 		return r.Remedy
 	case r.Code == wire.CodeNoSuchService:
 		return "culvert services lists what you may reach"
-	case r.Code == wire.CodeExpired, r.Code == wire.CodeStepUpRequired:
+	case r.Code == wire.CodeExpired:
 		return "run culvert login"
+	case r.Code == wire.CodeStepUpRequired:
+		return "try again, and sign in when you are asked to"
 	case r.Code == wire.CodeDenied && r.Reference != "":
 		return "your administrator finds the decision under the reference"
 	default:

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/culvert-vpn/culvert/client"
@@ -42,8 +43,9 @@ func (a *app) link(ctx context.Context) (link, error) {
 	}
 	local := a.local(cfg)
 	if local.Running(ctx) {
-		return running{local, a}, nil
+		return &running{Client: local, app: a}, nil
 	}
+	cfg.Prompt = a.prompt()
 	c := client.New(cfg)
 	if err := c.Up(ctx); err != nil {
 		return nil, err
@@ -59,17 +61,22 @@ func (a *app) link(ctx context.Context) (link, error) {
 type running struct {
 	*localapi.Client
 	app *app
+
+	watch sync.Once
+	stop  context.CancelFunc // of the watch; nil before it
+	over  chan struct{}      // closed when the watch has ended
 }
 
 // announce says what the next call waits for, so that it does not look like a hang.
-func (r running) announce(ctx context.Context) {
+func (r *running) announce(ctx context.Context) {
 	if s, err := r.Status(ctx); err == nil && !s.Works() && !s.Final() {
 		r.app.warnf("%s; waiting for the connection", s.Headline())
 	}
 }
 
-func (r running) open(ctx context.Context, target wire.Target, wait bool) (relay.Conn, error) {
+func (r *running) open(ctx context.Context, target wire.Target, wait bool) (relay.Conn, error) {
 	r.announce(ctx)
+	r.watch.Do(r.showStepUps)
 	stream, err := r.Open(ctx, target, wait)
 	if err != nil {
 		return nil, err
@@ -77,7 +84,7 @@ func (r running) open(ctx context.Context, target wire.Target, wait bool) (relay
 	return stream, nil
 }
 
-func (r running) openBuiltIn(ctx context.Context, name string) (net.Conn, error) {
+func (r *running) openBuiltIn(ctx context.Context, name string) (net.Conn, error) {
 	r.announce(ctx)
 	stream, err := r.OpenBuiltIn(ctx, name)
 	if err != nil {
@@ -86,12 +93,49 @@ func (r running) openBuiltIn(ctx context.Context, name string) (net.Conn, error)
 	return stream, nil
 }
 
-func (r running) services(ctx context.Context) ([]wire.Service, error) { return r.Services(ctx) }
-func (r running) status(ctx context.Context) (status.Status, error)    { return r.Status(ctx) }
-func (r running) flush(context.Context) error                          { return nil }
-func (r running) close()                                               {}
+func (r *running) services(ctx context.Context) ([]wire.Service, error) { return r.Services(ctx) }
+func (r *running) status(ctx context.Context) (status.Status, error)    { return r.Status(ctx) }
+func (r *running) flush(context.Context) error                          { return nil }
 
-func (r running) ping(ctx context.Context) (time.Duration, error) {
+func (r *running) close() {
+	if r.stop != nil {
+		r.stop()
+		<-r.over
+	}
+}
+
+// showStepUps tells the person, until close, when the running culvert up asks for a fresh login: it may have no terminal, and what
+// they wait for looks like a hang.
+func (r *running) showStepUps() {
+	ctx, stop := context.WithCancel(context.Background())
+	r.stop, r.over = stop, make(chan struct{})
+	go func() {
+		defer close(r.over)
+		last := ""
+		for s, err := range r.Watch(ctx) {
+			if err != nil {
+				return
+			}
+			asked := stepUpWarning(s)
+			if asked.URL != "" && asked.URL != last {
+				r.app.warnf("%s; sign in here:\n%s", lowerFirst(asked.Text), wire.CleanText(asked.URL))
+			}
+			last = asked.URL
+		}
+	}()
+}
+
+// stepUpWarning is the request for a fresh login that is open; zero when none is.
+func stepUpWarning(s status.Status) status.Warning {
+	for _, w := range s.Warnings {
+		if w.Code == status.WarnStepUp {
+			return w
+		}
+	}
+	return status.Warning{}
+}
+
+func (r *running) ping(ctx context.Context) (time.Duration, error) {
 	r.announce(ctx)
 	return r.Ping(ctx)
 }

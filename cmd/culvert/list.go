@@ -89,10 +89,30 @@ func access(s wire.Service) string {
 	case s.Allowed:
 		return "yes"
 	case s.Reason != "":
-		return "no: " + s.Reason
+		return "no: " + s.Reason + requestText(s, "; ask: ")
 	default:
-		return "no"
+		return "no" + requestText(s, "; ask: ")
 	}
+}
+
+// requestText is how to ask for a service that can be asked for; empty for others.
+func requestText(s wire.Service, before string) string {
+	if s.Allowed || s.Requestable <= 0 {
+		return ""
+	}
+	return before + "culvert request " + s.Name + " --for " + shortDuration(min(s.Requestable, 2*time.Hour)) + " --reason …"
+}
+
+// shortDuration is "2h" where Go prints "2h0m0s".
+func shortDuration(d time.Duration) string {
+	text := d.Round(time.Second).String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 func joinList(list []string) string { return strings.Join(list, ", ") }

@@ -21,11 +21,12 @@ import (
 // app is what the commands share.
 type app struct {
 	streams
-	stateDir string
-	profile  string
-	json     bool
-	verbose  bool
-	started  bool // the command line was understood
+	stateDir  string
+	profile   string
+	json      bool
+	verbose   bool
+	noBrowser bool // a fresh login prints its address and opens nothing
+	started   bool // the command line was understood
 
 	mu   sync.Mutex
 	told map[string]time.Time // references of refusals that the person has seen
@@ -58,8 +59,8 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not logged in or expired, 4 denied,
 	flags.StringVar(&a.stateDir, "state-dir", "", "folder of all state (CULVERT_STATE_DIR)")
 	flags.BoolVar(&a.json, "json", false, "print JSON")
 	flags.BoolVar(&a.verbose, "verbose", false, "log what happens to stderr")
-	root.AddCommand(a.loginCommand(), a.logoutCommand(), a.upCommand(), a.downCommand(), a.forwardCommand(),
-		a.connectCommand(), a.servicesCommand(), a.statusCommand(), a.pingCommand(), a.versionCommand(),
+	root.AddCommand(a.loginCommand(), a.logoutCommand(), a.addNoBrowser(a.upCommand()), a.downCommand(), a.addNoBrowser(a.forwardCommand()),
+		a.addNoBrowser(a.connectCommand()), a.servicesCommand(), a.statusCommand(), a.addNoBrowser(a.pingCommand()), a.versionCommand(),
 		a.requestCommand(), a.adminCommand())
 	return root
 }
@@ -130,6 +131,15 @@ func (a *app) config(level slog.Level) (client.Config, error) {
 		return client.Config{}, err
 	}
 	return client.Config{Profile: profile, Logger: log}, nil
+}
+
+// prompt is how this program asks for a fresh login while a stream waits for it.
+func (a *app) prompt() *client.Prompt { return &client.Prompt{Out: a.err, NoBrowser: a.noBrowser} }
+
+// addNoBrowser gives a command that opens streams the flag of the login.
+func (a *app) addNoBrowser(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().BoolVar(&a.noBrowser, "no-browser", false, "when a service asks for a fresh login, print the address to open on stderr, and open nothing")
+	return cmd
 }
 
 // local returns the way to a client that runs with the profile, if one does.

@@ -32,7 +32,8 @@ func (a *app) upCommand() *cobra.Command {
 		Use:   "up",
 		Short: "Connect, stay connected, and offer ways into the tunnel",
 		Long: `Keeps the connection to the gateway up in the foreground until interrupted:
-reconnects after a failure, renews the certificate, and takes up a new login.
+reconnects after a failure, renews the certificate, and takes up a new login. When a
+service wants a fresh login, it opens the login provider's page once for all that wait.
 
 Programs reach services through --socks, --http-proxy or -L. culvert connect,
 forward, services and ping of the same profile use this connection as well.`,
@@ -85,6 +86,7 @@ func (a *app) up(ctx context.Context, f upFlags) error {
 	if err != nil {
 		return err
 	}
+	cfg.Prompt = a.prompt()
 	c := client.New(cfg)
 	fronts, err := a.listenFronts(c, f, cfg.Logger)
 	defer closeFronts(fronts)
@@ -149,7 +151,7 @@ func (a *app) showUp(ctx context.Context, c *client.Client) error {
 			continue
 		case s.State == status.Stopped:
 			a.printf("%s stopped\n", time.Now().Format("15:04:05"))
-		case s.State != last.State || s.Reason != last.Reason || len(s.Warnings) != len(last.Warnings):
+		case s.State != last.State || s.Reason != last.Reason || warnings(s) != warnings(last):
 			if err := a.statusLine(s); err != nil {
 				return err
 			}
@@ -161,6 +163,15 @@ func (a *app) showUp(ctx context.Context, c *client.Client) error {
 		}
 	}
 	return nil
+}
+
+// warnings counts what a line about the state is printed for. A request for a fresh login is told as it comes, with its address.
+func warnings(s status.Status) int {
+	n := len(s.Warnings)
+	if stepUpWarning(s).Code != "" {
+		n--
+	}
+	return n
 }
 
 func (a *app) printOffers(s status.Status, list []wire.Service) {
@@ -187,9 +198,9 @@ func remark(list []wire.Service, name string) string {
 	case !found && !strings.Contains(name, ":"):
 		return ", which the gateway does not list"
 	case found && !service.Allowed && service.Reason != "":
-		return ", which is denied to you: " + service.Reason
+		return ", which is denied to you: " + service.Reason + requestText(service, "; ask: ")
 	case found && !service.Allowed:
-		return ", which is denied to you"
+		return ", which is denied to you" + requestText(service, "; ask: ")
 	case service.Kind == wire.KindUDP:
 		return " (udp)"
 	default:
