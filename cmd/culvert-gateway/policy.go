@@ -17,15 +17,18 @@ func lines(err error) []string { return strings.Split(err.Error(), "\n") }
 func trimNewline(text []byte) []byte { return bytes.TrimRight(text, "\n") }
 
 func (p *program) policyCommand() *cobra.Command {
-	return p.group("policy", "Check and test access rules before they count",
-		&cobra.Command{
-			Use: "check FILE", Short: "Report what is wrong with a policy file", Args: cobra.ExactArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error { return p.policyCheck(cmd, args[0]) },
-		},
-		&cobra.Command{
-			Use: "test FILE", Short: "Run the tests that a policy file brings along", Args: cobra.ExactArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error { return p.policyTest(cmd, args[0]) },
-		})
+	check := &cobra.Command{
+		Use: "check FILE", Short: "Report what is wrong with a policy file", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return p.policyCheck(cmd, args[0]) },
+	}
+	test := &cobra.Command{
+		Use: "test FILE", Short: "Run the tests that a policy file brings along", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return p.policyTest(cmd, args[0]) },
+	}
+	for _, cmd := range []*cobra.Command{check, test} {
+		cmd.Flags().StringArray("provider", nil, "name of a provider that the gateway has, instead of those in --config; repeat for each")
+	}
+	return p.group("policy", "Check and test access rules before they count", check, test)
 }
 
 // A policyReport is what both commands print with --json.
@@ -51,15 +54,19 @@ type policyFailure struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// loadPolicy reads a file as the gateway would. The names of the providers come
-// from the configuration where one was named; otherwise any name goes.
+// loadPolicy reads a file as the gateway would. The names of the providers come from --provider, or from the
+// configuration where one was named; otherwise any name goes.
 func (p *program) loadPolicy(cmd *cobra.Command, file string) (*policy.Set, error) {
 	data, err := durable.ReadFile(file, policy.MaxFileSize)
 	if err != nil {
 		return nil, err
 	}
 	var opts policy.Options
-	if cmd.Flags().Changed("config") {
+	if names, err := cmd.Flags().GetStringArray("provider"); err != nil {
+		return nil, err
+	} else if len(names) > 0 {
+		opts.Providers = names
+	} else if cmd.Flags().Changed("config") {
 		cfg, err := p.load(nil)
 		if err != nil {
 			return nil, err
