@@ -96,6 +96,13 @@ type AuditStream struct {
 // StreamsSince lists up to limit streams that were decided at since or later, in
 // the order in which they were indexed, beginning behind the id after.
 func (s *Store) StreamsSince(ctx context.Context, since time.Time, after int64, limit int) ([]AuditStream, error) {
+	if after == 0 && !since.IsZero() { // not through all that is older
+		first, err := one(ctx, s.read.patient(), readNumber, firstStream, millis(since))
+		if err != nil {
+			return nil, err
+		}
+		after = first - 1
+	}
 	return all(ctx, s.read.patient(), scanAuditStream, selectStreams, after, millis(since), limit)
 }
 

@@ -34,14 +34,14 @@ func (b *bulk) flush(ctx context.Context) error {
 	if len(b.args) == 0 {
 		return nil
 	}
-	query := b.head + placeholders(len(b.args)/b.columns, b.columns) + b.tail
+	query := b.head + placeholders(len(b.args)/b.columns, b.columns, b.tx.dialect.unnumbered) + b.tail
 	err := b.tx.exec(ctx, query, b.args...)
 	b.args = b.args[:0]
 	return err
 }
 
-// placeholders writes ($1,$2),($3,$4) for two rows of two columns.
-func placeholders(rows, columns int) string {
+// placeholders writes ($1,$2),($3,$4) for two rows of two columns, or (?,?),(?,?).
+func placeholders(rows, columns int, unnumbered bool) string {
 	var sb strings.Builder
 	for i := range rows * columns {
 		switch {
@@ -52,7 +52,11 @@ func placeholders(rows, columns int) string {
 		default:
 			sb.WriteByte(',')
 		}
-		fmt.Fprintf(&sb, "$%d", i+1)
+		if unnumbered {
+			sb.WriteByte('?')
+		} else {
+			fmt.Fprintf(&sb, "$%d", i+1)
+		}
 	}
 	sb.WriteByte(')')
 	return sb.String()

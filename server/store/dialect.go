@@ -31,6 +31,9 @@ type dialect struct {
 	orderExclusive string
 	// notify tells other processes that the change counter moved.
 	notify string
+	// unnumbered says that many values are marked "?" and not "$1": SQLite takes
+	// that for a name, and compares each with all before it.
+	unnumbered bool
 	// retries is how many dead connections in a row a pool may hold.
 	retries int
 }

@@ -22,6 +22,7 @@ var sqliteDialect = dialect{
 	migrations:        "migrations/sqlite",
 	countVersionTable: "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'goose_db_version'",
 	now:               "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+	unnumbered:        true,
 }
 
 // The result codes of SQLite for a damaged file.
