@@ -121,6 +121,7 @@ type builtInConn struct {
 	st       *tunnel.Stream
 	meter    *relay.Meter
 	ended    atomic.Bool // by the client, cleanly
+	aborted  atomic.Bool // by the service
 }
 
 func (c *builtInConn) Read(p []byte) (int, error) {
@@ -142,7 +143,10 @@ func (c *builtInConn) Write(p []byte) (int, error) {
 func (c *builtInConn) CloseWrite() error { return c.st.CloseWrite() }
 
 // Abort ends both directions at once; the client sees a reset.
-func (c *builtInConn) Abort(cause error) { c.st.Abort(cause) }
+func (c *builtInConn) Abort(cause error) {
+	c.aborted.Store(true)
+	c.st.Abort(cause)
+}
 
 // result says how the stream ended, as a copy would.
 func (c *builtInConn) result() relay.Result {
@@ -153,6 +157,9 @@ func (c *builtInConn) result() relay.Result {
 	}
 	if err := c.st.Err(); err != nil && !errors.Is(err, tunnel.ErrClosed) {
 		res.Cause, res.By = err, relay.SideA
+		if c.aborted.Load() {
+			res.By = relay.SideB
+		}
 	}
 	return res
 }

@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
@@ -66,7 +67,8 @@ type Config struct {
 	// It must not block.
 	Current func() error
 
-	// Stale is true while the database cannot be asked: then strict rules allow nothing. It must not block. Optional.
+	// Stale is true while the database cannot be asked: then strict rules allow nothing, neither new streams nor open ones. It must
+	// not block. Optional.
 	Stale func() bool
 	// BuiltIn are the services inside this gateway by name, each of which begins with "culvert-". Optional.
 	BuiltIn map[string]BuiltIn
@@ -158,16 +160,49 @@ func New(cfg Config) (*Gateway, error) {
 
 // Run ends sessions that expire and has streams decided again as time passes. It returns when ctx is done; a gateway without it
 // is not safe to use.
-func (g *Gateway) Run(ctx context.Context) { g.cfg.Registry.Run(ctx) }
+func (g *Gateway) Run(ctx context.Context) {
+	var watching sync.WaitGroup
+	if g.cfg.Stale != nil {
+		watching.Go(func() { g.watchStale(ctx) })
+	}
+	g.cfg.Registry.Run(ctx)
+	watching.Wait()
+}
 
-// PolicyChanged is called when Config.Policy returns another policy than before. When it returns, every stream that lost its allow
-// is cut; clients are told what they may reach now soon after. It returns how many streams were cut.
+// stalePoll is how often it is asked whether the database answers.
+const stalePoll = 250 * time.Millisecond
+
+func (g *Gateway) watchStale(ctx context.Context) {
+	poll := time.NewTicker(stalePoll)
+	defer poll.Stop()
+	was := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-poll.C:
+		}
+		if is := g.cfg.Stale(); is != was {
+			was = is
+			g.Redecide("the database answers: " + strconv.FormatBool(!is))
+		}
+	}
+}
+
+// PolicyChanged is called when Config.Policy returns another policy than before. It does what Redecide does.
 func (g *Gateway) PolicyChanged() int {
+	return g.Redecide("policy " + g.cfg.Policy().Version())
+}
+
+// Redecide is called when something changed that decisions depend on: the policy, what is granted, who may use a service inside the
+// gateway. When it returns, every stream that lost its allow is cut; clients are told what they may reach now soon after. It returns how
+// many streams were cut.
+func (g *Gateway) Redecide(why string) int {
 	n := g.cfg.Registry.Redecide()
 	for _, l := range g.all() {
 		l.announce()
 	}
-	g.log.Info("policy in force", "version", g.cfg.Policy().Version(), "streams_cut", n)
+	g.log.Info("streams were decided again", "why", why, "streams_cut", n)
 	return n
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -97,6 +98,18 @@ func newWorld(t testing.TB, policyText string, opts ...option) *world {
 	}
 	w.listen()
 	return w
+}
+
+// complete fills in what New insists on.
+func complete(t testing.TB, cfg *gateway.Config) {
+	t.Helper()
+	d, err := dialer.New(dialer.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.ID, cfg.TrustDomain, cfg.Dialer, cfg.Audit, cfg.Registry = "gw1", trustDomain, d, newMemoryAudit(), session.New(session.Config{})
+	cfg.Policy, cfg.Roots, cfg.Current = func() *policy.Set { return nil }, x509.NewCertPool, func() error { return nil }
+	cfg.Admit = func(context.Context, mtls.Peer) (time.Time, error) { return time.Time{}, nil }
 }
 
 func newAuthority(t testing.TB) *ca.Authority {

@@ -33,6 +33,7 @@ type link struct {
 	tun     *tunnel.Session
 	hello   wire.Hello
 	asks    stepUps
+	endings sync.Map // of approved requests that are about to end: service → time.Time
 	began   time.Time
 	record  string // of the opening record
 	told    string // the reference that the person got with the end of the session
@@ -291,8 +292,21 @@ func (l *link) services() wire.Services {
 	l.g.listing <- struct{}{}
 	defer func() { <-l.g.listing }()
 	set := l.g.cfg.Policy()
-	ask := policy.Request{Now: l.g.cfg.Now(), Client: l.remote.Addr(), Stale: l.g.cfg.Stale != nil && l.g.cfg.Stale()}
-	return wire.Services{Services: set.Services(l.whom().policy, ask), PolicyVersion: set.Version()}
+	ask := l.ask(wire.Target{})
+	list := set.Services(l.whom().policy, ask)
+	for i := range list {
+		end, ok := l.endings.Load(list[i].Name)
+		if ok && list[i].Allowed && ask.Now.Before(end.(time.Time)) {
+			list[i].Reason = "what you asked for ends at " + end.(time.Time).UTC().Format("15:04:05 UTC")
+		}
+	}
+	return wire.Services{Services: list, PolicyVersion: set.Version()}
+}
+
+// ask is a question to the policy about an open stream.
+func (l *link) ask(t wire.Target) policy.Request {
+	g := l.g
+	return policy.Request{Target: t, Now: g.cfg.Now(), Client: l.remote.Addr(), Stale: g.cfg.Stale != nil && g.cfg.Stale()}
 }
 
 // warn is called by the register.

@@ -140,7 +140,7 @@ func (x *stream) auditRefusal(r *wire.Refusal, why error) {
 		rec.Reference = audit.NewReference()
 	}
 	if errors.As(why, &den) {
-		d := den.decision // the truth, whatever the client is told
+		d := den.truth()
 		rec.Code, rec.Reason = d.Code, d.Reason
 		rec.Service, rec.Rule, rec.Policy, rec.Condition = d.ServiceName(), d.Rule, d.Version, string(d.Condition)
 	}
@@ -177,7 +177,8 @@ func (x *stream) ending(res relay.Result) (end, reason string) {
 	)
 	switch {
 	case errors.As(cause, &den):
-		return "revoked", fmt.Sprintf("%s (%s)", den.decision.Reason, den.decision.Condition)
+		d := den.truth()
+		return "revoked", fmt.Sprintf("%s (%s)", d.Reason, d.Condition)
 	case errors.Is(cause, errMoved):
 		return "revoked", errMoved.Reason
 	case errors.As(cause, &term):

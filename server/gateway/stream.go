@@ -109,10 +109,9 @@ func (x *stream) verdict(opening bool) (d policy.Decision, told *wire.Refusal) {
 
 // ask is the question that the policy answers for this stream.
 func (x *stream) ask(opening bool) policy.Request {
-	g := x.l.g
-	return policy.Request{
-		Target: x.target, Now: g.cfg.Now(), Client: x.l.remote.Addr(), Opening: opening, Stale: g.cfg.Stale != nil && g.cfg.Stale(),
-	}
+	r := x.l.ask(x.target)
+	r.Opening = opening
+	return r
 }
 
 // grantWarning is how long before its end the person hears that an approved request ends.
@@ -123,13 +122,17 @@ func (x *stream) schedule(d policy.Decision) {
 	warn := time.Time{}
 	if d.Grant != "" && !d.Until.IsZero() {
 		warn = d.Until.Add(-grantWarning)
+		if was, ok := x.l.endings.Load(d.ServiceName()); ok && d.Until.After(was.(time.Time)) {
+			x.l.endings.Delete(d.ServiceName()) // it was granted for longer
+		}
 	}
 	x.reg.Schedule(d.Until, warn)
 }
 
-// warn is called by the register when an approved request is about to end.
+// warn is called by the register when an approved request is about to end. The client reads it with the services.
 func (x *stream) warn(end time.Time) {
 	x.l.log.Warn("an approved request is about to end", "target", x.target.String(), "at", end)
+	x.l.endings.Store(x.service(), end)
 	x.l.announce()
 }
 
@@ -168,6 +171,14 @@ type denial struct {
 }
 
 func (d *denial) Error() string { return d.decision.Refusal(d.reference).Error() }
+
+// truth is what the records say, whatever the client is told.
+func (d *denial) truth() policy.Decision {
+	if d.decision.Hidden != nil {
+		return *d.decision.Hidden
+	}
+	return d.decision
+}
 
 func (d *denial) Unwrap() error {
 	reason := d.decision.Reason
