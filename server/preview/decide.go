@@ -28,9 +28,9 @@ func (r *run) decide(s *store.AuditStream) {
 		r.found.NotByPolicy += n
 		return
 	}
-	sub, known := r.people.of(s)
+	who := r.people.of(s)
 	target, readable := targetOf(s)
-	if !known || !readable {
+	if who == nil || !readable {
 		r.found.Undecidable += n
 		return
 	}
@@ -38,10 +38,10 @@ func (r *run) decide(s *store.AuditStream) {
 	if at, err := netip.ParseAddrPort(s.Remote); err == nil {
 		req.Client = at.Addr().Unmap()
 	}
-	is := answer(r.cfg.New, sub, req, s)
+	is := answer(r.cfg.New, who.byNew, req, s)
 	v := verdict{was: recorded, becomes: outcomeOf(is), rule: is.Rule, reason: is.Reason, service: serviceOf(s, is)}
 	if r.cfg.Old != nil {
-		was := outcomeOf(answer(r.cfg.Old, sub, req, s))
+		was := outcomeOf(answer(r.cfg.Old, who.byOld, req, s))
 		if was == v.becomes && !same(recorded, v.becomes) {
 			r.found.Drifted += n
 			return

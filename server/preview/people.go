@@ -19,9 +19,12 @@ const (
 // people makes subjects of recorded facts. What was recorded of somebody is the same for many streams, so the last
 // ones are remembered: in two generations, of which the older one is dropped when the younger one is full.
 type people struct {
-	young, old map[personKey]*policy.Subject
+	young, old map[personKey]*person
 	bytes      int // of the young ones' facts
 }
+
+// A person is one subject for each policy: a subject remembers what the last policy that was asked says of it.
+type person struct{ byOld, byNew *policy.Subject }
 
 type personKey struct {
 	user     auth.UserID
@@ -31,28 +34,27 @@ type personKey struct {
 	facts    string
 }
 
-func newPeople() *people { return &people{young: make(map[personKey]*policy.Subject)} }
+func newPeople() *people { return &people{young: make(map[personKey]*person)} }
 
-// of returns the person as they were known when the stream was opened.
-func (p *people) of(s *store.AuditStream) (*policy.Subject, bool) {
+// of returns the person as they were known when the stream was opened; nil where nothing was recorded of them.
+func (p *people) of(s *store.AuditStream) *person {
 	k := personKey{s.User, s.Provider, s.Name, s.Email, s.Subject}
-	if sub, ok := p.young[k]; ok {
-		return sub, sub != nil
+	if who, ok := p.young[k]; ok {
+		return who
 	}
-	sub, ok := p.old[k]
+	who, ok := p.old[k]
 	if !ok {
-		sub = subjectOf(s)
+		who = personOf(s)
 	}
 	if len(p.young) >= maxPeople || p.bytes+len(s.Subject) > maxFacts {
-		p.old, p.young, p.bytes = p.young, make(map[personKey]*policy.Subject), 0
+		p.old, p.young, p.bytes = p.young, make(map[personKey]*person), 0
 	}
-	p.young[k] = sub
+	p.young[k] = who
 	p.bytes += len(s.Subject)
-	return sub, sub != nil
+	return who
 }
 
-// subjectOf returns nil where nothing was recorded of the person.
-func subjectOf(s *store.AuditStream) *policy.Subject {
+func personOf(s *store.AuditStream) *person {
 	var f audit.SubjectFacts
 	if s.Subject == "" || json.Unmarshal([]byte(s.Subject), &f) != nil {
 		return nil
@@ -61,5 +63,6 @@ func subjectOf(s *store.AuditStream) *policy.Subject {
 		Issuer: f.Issuer, Subject: f.Subject, Provider: s.Provider, Name: s.Name, Email: s.Email, EmailTrusted: f.EmailTrusted,
 		Groups: f.Groups, GroupsKnown: f.GroupsKnown, ACR: f.ACR, AMR: f.AMR, AuthTime: f.AuthTime, Login: f.Login,
 	}
-	return policy.NewSubject(id, policy.DeviceFromPosture(f.Posture))
+	dev := policy.DeviceFromPosture(f.Posture)
+	return &person{policy.NewSubject(id, dev), policy.NewSubject(id, dev)}
 }
