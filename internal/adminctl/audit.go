@@ -88,7 +88,7 @@ func (c *ctl) audit(ctx context.Context, f *auditFlags) error {
 	return l.run(ctx, c)
 }
 
-// auditTable has the day once, above the records of it, and leaves the room to what happened.
+// auditTable leaves the day out when it is today in every row, and the room to what happened.
 func auditTable(items []adminapi.AuditRecord, cal calendar) *table {
 	sameDay := !slices.ContainsFunc(items, func(r adminapi.AuditRecord) bool {
 		return cal.day(r.Time) != cal.day(cal.now)
@@ -122,8 +122,11 @@ func auditWhat(r adminapi.AuditRecord) string {
 	case r.Target != "":
 		say("%s", r.Target)
 	}
-	if r.Code != "" && r.Code != "ok" {
-		say("%s", strings.TrimSuffix(r.Code+" ("+r.Condition, " (")+closing(r.Condition))
+	if r.Code != "" && r.Code != "ok" && r.Code != "denied" {
+		say("%s", r.Code)
+	}
+	if r.Condition != "" {
+		say("%s", r.Condition)
 	}
 	if r.Rule != "" {
 		say("rule %q", r.Rule)
@@ -141,13 +144,6 @@ func auditWhat(r adminapi.AuditRecord) string {
 		say("from %s", fromAddress(r.Remote))
 	}
 	return clean(strings.Join(parts, "; "))
-}
-
-func closing(s string) string {
-	if s == "" {
-		return ""
-	}
-	return ")"
 }
 
 func (c *ctl) auditShow() *cobra.Command {

@@ -54,17 +54,17 @@ func (c *ctl) completeUser(cmd *cobra.Command, args []string, prefix string) ([]
 	})
 }
 
-// completeService offers the policy's services, which is what the caller would get at each.
+// completeService offers the policy's services: what anybody gets is a list of all of them.
 func (c *ctl) completeService(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	return c.suggestions(cmd, prefix, func(ctx context.Context, api *adminapi.Client) []string {
-		me, err := api.Whoami(ctx)
-		if err != nil || me.User == "" {
+		anybody, err := api.Users(ctx, adminapi.UserQuery{List: adminapi.List{Limit: 1}})
+		if err != nil || len(anybody.Items) == 0 {
 			return nil
 		}
-		page, err := api.PolicyWhat(ctx, adminapi.WhatQuery{User: me.User, List: adminapi.List{Limit: adminapi.MaxLimit}})
+		page, err := api.PolicyWhat(ctx, adminapi.WhatQuery{User: anybody.Items[0].ID, List: adminapi.List{Limit: adminapi.MaxLimit}})
 		if err != nil {
 			return nil
 		}

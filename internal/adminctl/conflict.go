@@ -20,12 +20,12 @@ func (c *ctl) policyRefused(name string, expected int64, err error) error {
 	case p.Code == adminapi.CodePolicyInvalid && p.Check != nil:
 		var b strings.Builder
 		faults(&b, name, "", p.Check.Faults)
-		faults(&b, name, "test: ", p.Check.Failures)
+		faults(&b, name, "", p.Check.Failures)
 		if b.Len() > 0 {
 			c.note("%s", strings.TrimSuffix(b.String(), "\n"))
 		}
 		e := problemError(p)
-		e.Message = name + " was refused, the policy in force stays: " + e.Message
+		e.Message = name + " was refused: " + e.Message
 		return e
 	default:
 		return err

@@ -88,8 +88,8 @@ func sign(change string) string {
 func difference(b *strings.Builder, d adminapi.Difference) {
 	named(b, "services", d.Services)
 	named(b, "rules", d.Rules)
-	subjects(b, "what rules give everyone, groups and named users", d.Groups)
-	subjects(b, "what people get whom the gateways have seen", d.Users)
+	subjects(b, "for everyone, groups and named users, by the rules", d.Groups)
+	subjects(b, "for people whom the gateways have seen", d.Users)
 }
 
 func heading(b *strings.Builder, text string) {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-vpn/culvert/internal/adminapi"
+	"github.com/culvert-vpn/culvert/internal/neterr"
 )
 
 // Exit codes of both programs.
@@ -76,9 +77,9 @@ func plainly(ctx context.Context, err error) error {
 		return problemError(problem)
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case hungUp(err):
 		return &Error{Code: ExitGateway, Message: "the gateway ended the connection before it had answered", Err: err,
-			Hint: "whether a change was made is in the audit log: try again, it does no harm twice"}
+			Hint: "look whether the change was made before you make it again; admin audit tells"}
 	case errors.As(err, &network) && network.Timeout():
 		return &Error{Code: ExitGateway, Message: "the gateway did not answer in time", Hint: "try again; culvert-gateway healthcheck tells how it is", Err: err}
 	case errors.As(err, &request):
@@ -86,6 +87,13 @@ func plainly(ctx context.Context, err error) error {
 	default:
 		return err
 	}
+}
+
+// hungUp reports a connection that ended before its answer. What net/http says of one that ended between two requests is no exported
+// error.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || neterr.Is(err, syscall.ECONNRESET) ||
+		strings.HasSuffix(err.Error(), "http: server closed idle connection")
 }
 
 // problemError says what the gateway refused, with the exit code of its kind.

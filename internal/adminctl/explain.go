@@ -14,11 +14,11 @@ import (
 
 // explainFlags are the question, as it is typed.
 type explainFlags struct {
-	as, at, client, file           string
-	groups, device                 []string
-	authAge, acr, login            string
-	amr                            []string
-	groupsGiven, authGiven, nobody bool
+	as, at, client, file   string
+	groups, device         []string
+	authAge, acr, login    string
+	amr                    []string
+	groupsGiven, authGiven bool
 }
 
 func (c *ctl) explainCommand() *cobra.Command {
@@ -255,9 +255,9 @@ func traces(b *strings.Builder, rules []adminapi.RuleTrace) {
 
 func criteria(b *strings.Builder, mark string, list []adminapi.Criterion) {
 	for _, f := range list {
-		text := clean(f.What)
-		if f.Detail != "" {
-			text += ": " + clean(f.Detail)
+		text := clean(f.Detail)
+		if !strings.HasPrefix(text, clean(f.What)) {
+			text = strings.TrimSuffix(clean(f.What)+": "+text, ": ")
 		}
 		for n, line := range wrap(text, lineWidth-4) {
 			if n > 0 {
@@ -355,10 +355,10 @@ func accessWhy(a adminapi.Access) string {
 		return ""
 	case d.Allowed:
 		return clean(a.Grant)
-	case d.Condition != "" && d.Reason != "":
-		return clean(d.Condition + ": " + d.Reason)
+	case d.Reason != "":
+		return clean(d.Reason)
 	default:
-		return clean(d.Condition + d.Reason)
+		return clean(d.Condition)
 	}
 }
 

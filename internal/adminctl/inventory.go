@@ -136,9 +136,17 @@ func (c *ctl) usersCommand() *cobra.Command {
 func userTable(items []adminapi.User, cal calendar) *table {
 	t := newTable(column{name: "USER", most: 36}, column{name: "NAME", most: 24}, column{name: "LAST SEEN"}, column{name: "LOGIN"}, column{name: "GROUPS", words: true})
 	for _, u := range items {
-		t.add(person(adminapi.Person{ID: u.ID, Provider: u.Provider, Email: u.Email}), clean(u.Name), cal.relative(u.LastSeen), clean(u.Login), userGroups(u))
+		t.add(userName(u), clean(u.Name), cal.relative(u.LastSeen), clean(u.Login), userGroups(u))
 	}
 	return t
+}
+
+// userName is what commands take for USER.
+func userName(u adminapi.User) string {
+	if u.Email == "" {
+		return clean(u.Provider + ":sub:" + u.Subject)
+	}
+	return person(u.Person)
 }
 
 func userGroups(u adminapi.User) string {
@@ -174,7 +182,7 @@ func (c *ctl) user(ctx context.Context, name string) error {
 func (c *ctl) userSheet(u adminapi.User) *sheet {
 	cal := c.calendar()
 	s := &sheet{}
-	s.add("user", person(adminapi.Person{ID: u.ID, Provider: u.Provider, Email: u.Email}))
+	s.add("user", userName(u))
 	s.add("name", clean(u.Name))
 	trusted := ", not trusted: rules do not see it"
 	if u.EmailTrusted {

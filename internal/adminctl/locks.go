@@ -31,8 +31,8 @@ func (c *ctl) locksList(use, short string) *cobra.Command {
 }
 
 func lockTable(items []adminapi.Lock, cal calendar) *table {
-	t := newTable(column{name: "LOCK"}, column{name: "ON"}, column{name: "WHO", most: 28}, column{name: "SINCE"}, column{name: "UNTIL"},
-		column{name: "BY", most: 20}, column{name: "MESSAGE", words: true})
+	t := newTable(column{name: "LOCK"}, column{name: "ON"}, column{name: "WHO", most: 18}, column{name: "SINCE"}, column{name: "UNTIL"},
+		column{name: "BY", most: 16}, column{name: "MESSAGE", words: true})
 	for _, l := range items {
 		t.add(clean(l.ID), clean(l.Kind), lockTarget(l), cal.relative(l.Created), lockUntil(l, cal), clean(l.Author), clean(l.Message))
 	}
@@ -53,7 +53,7 @@ func lockTarget(l adminapi.Lock) string {
 func lockUntil(l adminapi.Lock, cal calendar) string {
 	switch {
 	case !l.IssuedBefore.IsZero():
-		return "a new login"
+		return "new login"
 	case l.Expires.IsZero():
 		return "removed"
 	default:

@@ -68,7 +68,7 @@ func (c *ctl) check(ctx context.Context, path string, text func(name string, r *
 func (c *ctl) checkText(name string, r *adminapi.PolicyCheck) string {
 	var b strings.Builder
 	faults(&b, name, "", r.Faults)
-	faults(&b, name, "test: ", r.Failures)
+	faults(&b, name, "", r.Failures)
 	faults(&b, name, "warning: ", r.Warnings)
 	verdict := "would be accepted"
 	if !r.Valid {
@@ -92,9 +92,13 @@ func (c *ctl) testText(name string, r *adminapi.PolicyCheck) string {
 	case r.Tests == 0:
 		fmt.Fprintf(&b, "%s: has no tests; write some under \"tests\"\n", name)
 	case len(r.Failures) > 0:
-		fmt.Fprintf(&b, "%s: %s of %s do not hold\n", name, plural(len(r.Failures), "expectation"), plural(r.Tests, "test"))
+		met := "are"
+		if len(r.Failures) == 1 {
+			met = "is"
+		}
+		fmt.Fprintf(&b, "%s: tests fail: %s %s not met\n", name, plural(len(r.Failures), "expectation"), met)
 	default:
-		fmt.Fprintf(&b, "%s: %s hold\n", name, plural(r.Tests, "test"))
+		fmt.Fprintf(&b, "%s: ok, %s passed\n", name, plural(r.Tests, "test"))
 	}
 	return b.String()
 }
@@ -303,9 +307,6 @@ policies are managed. Streams that it does not allow are cut within a second.
 			if err != nil {
 				return err
 			}
-			if comment == "" {
-				comment = "rollback to version " + strconv.FormatInt(number, 10)
-			}
 			given := cmd.Flags().Changed("expect")
 			return c.call(cmd.Context(), func(ctx context.Context, api *adminapi.Client) error {
 				if !given {
@@ -321,7 +322,7 @@ policies are managed. Streams that it does not allow are cut within a second.
 			})
 		},
 	}
-	cmd.Flags().StringVar(&comment, "comment", "", `why, for the history (default "rollback to version NUMBER")`)
+	cmd.Flags().StringVar(&comment, "comment", "", "why, for the history, which says by itself that it is a rollback")
 	cmd.Flags().Int64Var(&expect, "expect", 0, "the number of the version that is in force")
 	return cmd
 }

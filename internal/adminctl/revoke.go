@@ -182,7 +182,9 @@ func (c *ctl) hitGroup(ctx context.Context, api *adminapi.Client, target string)
 	}
 	members := make(map[string]bool)
 	for _, u := range users.Items {
-		if slices.ContainsFunc(u.Groups, func(g string) bool { return g == target || u.Provider+"/"+g == target }) {
+		// A lock on a group also holds against those whose groups the provider did not tell.
+		unknown := !u.GroupsKnown && strings.HasPrefix(target, u.Provider+"/")
+		if unknown || slices.ContainsFunc(u.Groups, func(g string) bool { return g == target || u.Provider+"/"+g == target }) {
 			members[u.ID] = true
 		}
 	}
@@ -208,9 +210,9 @@ const mostShown = 5
 func (c *ctl) hitText(req adminapi.LockAdd, hit []adminapi.Session) string {
 	var b strings.Builder
 	streams, connected := 0, 0
-	people := map[string]bool{}
+	persons := map[string]bool{}
 	for _, s := range hit {
-		people[s.User.ID] = true
+		persons[s.User.ID] = true
 		if len(s.Connections) > 0 {
 			connected++
 		}
@@ -221,10 +223,10 @@ func (c *ctl) hitText(req adminapi.LockAdd, hit []adminapi.Session) string {
 	switch {
 	case len(hit) == 0:
 		fmt.Fprintf(&b, "this %s has no session at the moment", req.Kind)
-	case len(people) > 1:
-		fmt.Fprintf(&b, "this cuts %s of %s, %d connected with %s", plural(len(hit), "session"), people3(len(people)), connected, plural(streams, "stream"))
+	case len(persons) > 1:
+		fmt.Fprintf(&b, "this cuts %s of %s (%d connected, %s)", plural(len(hit), "session"), people(len(persons)), connected, plural(streams, "open stream"))
 	default:
-		fmt.Fprintf(&b, "this cuts %s of %s, %d connected with %s", plural(len(hit), "session"), person(hit[0].User), connected, plural(streams, "stream"))
+		fmt.Fprintf(&b, "this cuts %s of %s (%d connected, %s)", plural(len(hit), "session"), person(hit[0].User), connected, plural(streams, "open stream"))
 	}
 	for i, s := range hit {
 		if i == mostShown {
@@ -247,7 +249,7 @@ func (c *ctl) hitText(req adminapi.LockAdd, hit []adminapi.Session) string {
 	return b.String()
 }
 
-func people3(n int) string {
+func people(n int) string {
 	if n == 1 {
 		return "1 person"
 	}

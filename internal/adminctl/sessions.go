@@ -52,14 +52,14 @@ func (c *ctl) sessionsList(use, short string) *cobra.Command {
 }
 
 func sessionTable(items []adminapi.Session, cal calendar) *table {
-	t := newTable(column{name: "SESSION"}, column{name: "USER", most: 24}, column{name: "FROM", most: 15}, column{name: "GATEWAY", most: 8},
-		column{name: cal.zoned("CONNECTED")}, column{name: "STREAMS", right: true})
+	t := newTable(column{name: "SESSION"}, column{name: "USER", most: 16}, column{name: "FROM", most: 15}, column{name: "GATEWAY", most: 8},
+		column{name: cal.zoned("SINCE")}, column{name: "STREAMS", right: true})
 	for _, s := range items {
 		if len(s.Connections) == 0 {
 			t.add(clean(s.ID), person(s.User), "", "", sessionRest(s, cal), "")
 		}
 		for _, conn := range s.Connections {
-			t.add(clean(s.ID), person(s.User), fromAddress(conn.Remote), clean(conn.Gateway), cal.short(conn.Since), count(int64(conn.Streams)))
+			t.add(clean(s.ID), person(s.User), fromAddress(conn.Remote), clean(conn.Gateway), cal.brief(conn.Since), count(int64(conn.Streams)))
 		}
 	}
 	return t
@@ -73,7 +73,7 @@ func sessionRest(s adminapi.Session, cal calendar) string {
 	if !s.Deadline.IsZero() && s.Deadline.Before(cal.now) {
 		return "over since " + briefly(cal.now.Sub(s.Deadline))
 	}
-	return "no, until " + cal.absolute(s.Deadline)
+	return "away, to " + s.Deadline.In(cal.now.Location()).Format("15:04")
 }
 
 // fromAddress leaves the port out, which tells nobody anything in a table.
@@ -216,7 +216,7 @@ device's id that is printed here; --json has the whole.`,
 
 func deviceTable(items []adminapi.DeviceEntry, cal calendar) *table {
 	t := newTable(column{name: "DEVICE"}, column{name: "USER", most: 28}, column{name: "FIRST SEEN"}, column{name: cal.zoned("LAST SEEN")},
-		column{name: "SESSIONS", right: true}, column{name: "CLIENT", most: 16})
+		column{name: "SESSIONS", right: true}, column{name: "CLIENT", most: 12})
 	for _, d := range items {
 		t.add(shortDevice(d.ID), person(d.User), cal.relative(d.FirstSeen), cal.short(d.LastSeen), strconv.Itoa(d.Sessions), clean(d.Client))
 	}

@@ -83,6 +83,18 @@ func (c calendar) short(t time.Time) string {
 	return c.absolute(t) + " (" + c.relative(t) + ")"
 }
 
+// brief is short without seconds, for tables that are full.
+func (c calendar) brief(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	layout := "15:04"
+	if local := t.In(c.now.Location()); local.YearDay() != c.now.YearDay() || local.Year() != c.now.Year() {
+		layout = "2 Jan 15:04"
+	}
+	return t.In(c.now.Location()).Format(layout) + " (" + c.relative(t) + ")"
+}
+
 // full is for sheets and sentences: it has the date, the seconds and the zone.
 func (c calendar) full(t time.Time) string {
 	if t.IsZero() {
