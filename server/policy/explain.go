@@ -205,11 +205,18 @@ func (q *question) nearly(d *Decision, r *ruling) {
 		d.Reason = name + " allows nothing while the gateway cannot ask its database"
 		d.Remedy = remedyWait
 	case ConditionFalse:
-		d.Reason = name + " has a condition on " + r.near.detail + " that does not hold"
+		d.Reason = name + " has a condition" + onFacts(r.near.detail) + " that does not hold"
 	default:
 		d.Reason = doubtful(r.near.failure) + ", so " + name + " does not apply"
 	}
 	d.Reason += ": " + q.set.noAllow[q.set.byName[d.Service.Name]]
+}
+
+func onFacts(names string) string {
+	if names == "" {
+		return "" // it asks for nothing
+	}
+	return " on " + names
 }
 
 // maxNamedGroups is how many groups the reason of a default deny names.
