@@ -60,7 +60,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not logged in or expired, 4 denied,
 	flags.BoolVar(&a.json, "json", false, "print JSON")
 	flags.BoolVar(&a.verbose, "verbose", false, "log what happens to stderr")
 	root.AddCommand(a.loginCommand(), a.logoutCommand(), a.addNoBrowser(a.upCommand()), a.downCommand(), a.addNoBrowser(a.forwardCommand()),
-		a.addNoBrowser(a.connectCommand()), a.servicesCommand(), a.statusCommand(), a.addNoBrowser(a.pingCommand()), a.versionCommand(),
+		a.addNoBrowser(a.connectCommand()), a.servicesCommand(), a.explainCommand(), a.statusCommand(), a.addNoBrowser(a.pingCommand()), a.versionCommand(),
 		a.requestCommand(), a.adminCommand())
 	return root
 }

@@ -98,6 +98,7 @@ services:
   shout: {address: "%[1]s", protocol: udp, description: Datagrams}
   closed: {address: "127.0.0.1:1", description: Nobody listens there}
   payroll: {address: "%[1]s", description: Salaries}
+  vault: {address: "%[1]s", description: Keys, requestable: {max: 1h, approvers: {groups: [it]}}}
 rules:
   - {name: engineers, subjects: {groups: [engineering]}, allow: [echo, shout, closed]}
   - {name: nobody sees salaries, subjects: {groups: [engineering]}, deny: [payroll], reason: Salaries are for accounting. Ask it-help.}
