@@ -266,3 +266,34 @@ func TestDiffWithItselfIsEmpty(t *testing.T) {
 		}
 	})
 }
+
+// What an administrator waits for: a large policy, one of whose rules changes, and everybody who was ever seen.
+func BenchmarkDiff(b *testing.B) {
+	old := largePolicy(b)
+	new := mustLoad(b, strings.Replace(largePolicyText(), "allow: [s1, 'tag:t0']", "allow: ['*'], when: 'device.os == \"linux\"'", 1), "corp")
+	var known []*Subject
+	for i := range 10_000 {
+		known = append(known, sub(fmt.Sprintf("u%d@corp.example", i), fmt.Sprintf("g%d", i%500), fmt.Sprintf("g%d", i*7%500))())
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if d := Diff(old, new, known, diffNow); len(d.Users) == 0 {
+			b.Fatal("no difference")
+		}
+	}
+}
+
+// One service, and everybody who was ever seen.
+func BenchmarkWho(b *testing.B) {
+	set := largePolicy(b)
+	var known []*Subject
+	for i := range 10_000 {
+		known = append(known, sub(fmt.Sprintf("u%d@corp.example", i), fmt.Sprintf("g%d", i%500), fmt.Sprintf("g%d", i*7%500))())
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := set.Who("s1", known, diffNow); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

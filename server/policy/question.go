@@ -23,6 +23,7 @@ type question struct {
 	at      netip.AddrPort // the target, as far as it is an address; its parts are zero where they are not known
 	opening bool
 	stale   bool
+	granted bool // approved requests count
 	// listing asks whether something of a network may be reached: what only an address or a port would decide counts for
 	// the person.
 	listing bool
@@ -31,7 +32,7 @@ type question struct {
 func (s *Set) question(sub *Subject, r Request) question {
 	return question{
 		set: s, sub: sub, seen: s.see(sub), now: r.Now,
-		kind: r.Target.Kind, client: r.Client.Unmap().WithZone(""), opening: r.Opening, stale: r.Stale,
+		kind: r.Target.Kind, client: r.Client.Unmap().WithZone(""), opening: r.Opening, stale: r.Stale, granted: !r.RulesOnly,
 	}
 }
 
@@ -99,7 +100,7 @@ func (q *question) rule(idx int32) ruling {
 			q.weighAllows(&r, list, idx)
 		}
 	}
-	if r.kind() != verdictAllow && q.set.doc.Services[idx].Requestable != nil && q.sub != nil {
+	if r.kind() != verdictAllow && q.set.doc.Services[idx].Requestable != nil && q.sub != nil && q.granted {
 		q.weighGrant(&r, idx)
 	}
 	return r

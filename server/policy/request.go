@@ -18,6 +18,8 @@ type Request struct {
 	Opening bool
 	// Stale says that the store's view of locks and sessions is old: no allow of a strict rule matches.
 	Stale bool
+	// RulesOnly leaves approved requests aside: those of today say nothing of another time.
+	RulesOnly bool
 }
 
 // A StepUp is what a person has to do before a stream opens: sign in at the provider anew.

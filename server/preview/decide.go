@@ -34,7 +34,7 @@ func (r *run) decide(s *store.AuditStream) {
 		r.found.Undecidable += n
 		return
 	}
-	req := policy.Request{Target: target, Now: s.Time, Opening: true}
+	req := policy.Request{Target: target, Now: s.Time, Opening: true, RulesOnly: true}
 	if at, err := netip.ParseAddrPort(s.Remote); err == nil {
 		req.Client = at.Addr().Unmap()
 	}

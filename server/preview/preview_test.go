@@ -283,3 +283,74 @@ func TestTargetOf(t *testing.T) {
 		}
 	}
 }
+
+// What an approved request had opened goes on while the service can be requested and nothing denies it. Requests that are
+// approved today say nothing of the past.
+func TestApprovedRequests(t *testing.T) {
+	const head = "version: 1\nservices:\n  db: {address: 'db.internal:5432', requestable: {max: 4h, approvers: {groups: [it]}}}\nrules:\n"
+	var r record
+	granted := opened("ada", "db")
+	granted.Rule = "request k7qw-3m9p"
+	r.add(granted)
+	r.add(refused("ada", "db"))
+	id := auth.NewUserID("https://idp.example", "ada")
+	grants := policy.NewGrants()
+	grants.Replace([]policy.Grant{{ID: "now", User: id, Service: "db", Until: hour(1000)}})
+	for name, tt := range map[string]struct {
+		text string
+		lost bool
+	}{
+		"still requestable":            {head + "  - {name: it, subjects: {groups: [it]}, allow: [db]}\n", false},
+		"denied":                       {head + "  - {name: out, subjects: {users: ['*']}, deny: [db]}\n", true},
+		"a fresh login is no obstacle": {head + "  - {name: all, subjects: {users: ['*']}, allow: [db], when: device.firewall, reauth_within: 1m}\n", false},
+		"no more requestable":          {"version: 1\nservices:\n  db: {address: 'db.internal:5432'}\nrules:\n  - {name: it, subjects: {groups: [it]}, allow: [db]}\n", true},
+	} {
+		set, err := policy.Load("p.yaml", []byte(tt.text), policy.Options{Providers: []string{"corp"}, Grants: grants})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Run(t.Context(), Config{New: set, Source: &r})
+		if err != nil || got.Streams != 2 || (got.Changed == 1) != tt.lost || got.Changed > 1 {
+			t.Errorf("%s: %v %+v", name, err, got)
+		}
+	}
+}
+
+// A stream is decided at its own time, with the login and the device of then.
+func TestThenAndNotNow(t *testing.T) {
+	var r record
+	for range 30 {
+		s := opened("ada", "wiki", "staff")
+		facts := audit.SubjectFacts{GroupsKnown: true, AuthTime: began, Posture: map[string]string{"os": "linux"}}
+		if len(r.streams) >= 20 {
+			facts.Posture["os"] = "windows"
+		}
+		text, err := json.Marshal(facts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Subject, s.Remote = string(text), "192.0.2.7:4711"
+		r.add(s)
+	}
+	rules := func(rule string) *policy.Set {
+		return load(t, services+"  - {name: r, subjects: {users: ['*']}, allow: [wiki], "+rule+"}\n")
+	}
+	for name, tt := range map[string]struct {
+		set  *policy.Set
+		want []Transition
+	}{
+		"a condition on the login": {rules(`when: 'auth.age <= duration("9h")'`), []Transition{{Allowed, Denied, 20}}},
+		"a fresh login":            {rules(`reauth_within: 4h`), []Transition{{Allowed, StepUp, 25}}},
+		"the device":               {rules(`when: 'device.os == "linux" && request.client == "192.0.2.7"'`), []Transition{{Allowed, Denied, 10}}},
+		"a rule that began":        {rules(`not_before: ` + hour(12).Format(time.RFC3339)), []Transition{{Allowed, Denied, 12}}},
+		"a rule that ended":        {rules(`expires: ` + hour(25).Format(time.RFC3339)), []Transition{{Allowed, Denied, 5}}},
+	} {
+		got, err := Run(t.Context(), Config{New: tt.set, Source: &r})
+		if err != nil || !slices.Equal(got.Transitions, tt.want) {
+			t.Errorf("%s: %v %+v", name, err, got.Transitions)
+		}
+		if got, err = Run(t.Context(), Config{New: tt.set, Old: tt.set, Source: &r}); err != nil || got.Changed != 0 || got.Drifted != tt.want[0].Count {
+			t.Errorf("%s: what only time changes is taken for the policy's doing: %+v", name, got)
+		}
+	}
+}
