@@ -89,7 +89,7 @@ func ParseAuditCursor(s string) (AuditCursor, error) {
 
 // auditChunk bounds the rows of one statement, below the parameters that
 // SQLite (32,766) and PostgreSQL (65,535) take.
-const auditChunk = 200
+const auditChunk = 256
 
 // IndexBatch adds records of one gateway to the index and notes how far its files
 // are indexed, all or nothing. Records that are there already are left as they

@@ -2,7 +2,8 @@ package store
 
 import (
 	"context"
-	"fmt"
+	"math/bits"
+	"strconv"
 	"strings"
 )
 
@@ -30,14 +31,20 @@ func (b *bulk) add(ctx context.Context, row ...any) error {
 	return b.flush(ctx)
 }
 
+// flush writes in powers of two: the statements are few, and so are prepared once
+// on a connection.
 func (b *bulk) flush(ctx context.Context) error {
-	if len(b.args) == 0 {
-		return nil
+	args := b.args
+	for len(args) > 0 {
+		rows := 1 << (bits.Len(uint(len(args)/b.columns)) - 1)
+		n := rows * b.columns
+		if err := b.tx.exec(ctx, b.head+placeholders(rows, b.columns, b.tx.dialect.unnumbered)+b.tail, args[:n]...); err != nil {
+			return err
+		}
+		args = args[n:]
 	}
-	query := b.head + placeholders(len(b.args)/b.columns, b.columns, b.tx.dialect.unnumbered) + b.tail
-	err := b.tx.exec(ctx, query, b.args...)
 	b.args = b.args[:0]
-	return err
+	return nil
 }
 
 // placeholders writes ($1,$2),($3,$4) for two rows of two columns, or (?,?),(?,?).
@@ -55,7 +62,8 @@ func placeholders(rows, columns int, unnumbered bool) string {
 		if unnumbered {
 			sb.WriteByte('?')
 		} else {
-			fmt.Fprintf(&sb, "$%d", i+1)
+			sb.WriteByte('$')
+			sb.WriteString(strconv.Itoa(i + 1))
 		}
 	}
 	sb.WriteByte(')')

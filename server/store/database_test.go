@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"testing"
 	"time"
@@ -79,6 +80,10 @@ func (c *testClock) now() time.Time          { return c.t }
 func (c *testClock) advance(d time.Duration) { c.t = c.t.Add(d) }
 
 func newClock() *testClock { return &testClock{time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)} }
+
+func benchmarkOptions() Options {
+	return Options{TrustDomain: "corp.example", Logger: slog.New(slog.DiscardHandler)}
+}
 
 func options(t *testing.T, clock *testClock) Options {
 	o := Options{TrustDomain: "corp.example", PolicySource: "file", Logger: testenv.Logger(t)}

@@ -67,7 +67,7 @@ type Live struct {
 }
 
 // liveChunk bounds the rows of one statement.
-const liveChunk = 500
+const liveChunk = 256
 
 // PutLive records connections of the gateway, each in the place of what was
 // known of it.

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,22 +11,6 @@ import (
 )
 
 func newPath(t *testing.T) string { return filepath.Join(t.TempDir(), "state", "gateway.db") }
-
-func TestMigrationsOnlyGoForward(t *testing.T) {
-	err := fs.WalkDir(migrations, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		data, err := fs.ReadFile(migrations, path)
-		if strings.Contains(string(data), "+goose Down") {
-			t.Errorf("%s has a way back", path)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestOpenAgainKeepsEverything(t *testing.T) {
 	path := newPath(t)
@@ -158,17 +141,6 @@ func TestOpenRefusesANewerSchema(t *testing.T) {
 	}
 	_ = s.Close()
 	wantOpenError(t, path, options(t, nil), "start the newer program again")
-}
-
-func TestOpenRefusesAnotherInstallation(t *testing.T) {
-	path := newPath(t)
-	_ = open(t, path, nil).Close()
-	other := options(t, nil)
-	other.TrustDomain = "other.example"
-	wantOpenError(t, path, other, `belongs to the trust domain "corp.example"`)
-	other = options(t, nil)
-	other.PolicySource = "managed"
-	wantOpenError(t, path, other, `set policy.source back to "file"`)
 }
 
 func TestOddFileNames(t *testing.T) {
