@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -346,27 +347,34 @@ func TestLateRefusal(t *testing.T) {
 type packetEcho struct {
 	relay.Conn
 	packets chan []byte
+	once    sync.Once
+	closed  chan struct{}
 }
 
-func (e packetEcho) Read(p []byte) (int, error) {
-	packet, ok := <-e.packets
-	if !ok {
+func (e *packetEcho) Read(p []byte) (int, error) {
+	select {
+	case packet := <-e.packets:
+		return copy(p, packet), nil
+	case <-e.closed:
 		return 0, net.ErrClosed
 	}
-	return copy(p, packet), nil
 }
 
-func (e packetEcho) Write(p []byte) (int, error) {
-	e.packets <- bytes.Clone(p)
-	return len(p), nil
+func (e *packetEcho) Write(p []byte) (int, error) {
+	select {
+	case e.packets <- bytes.Clone(p):
+		return len(p), nil
+	case <-e.closed:
+		return 0, net.ErrClosed
+	}
 }
 
-func (e packetEcho) Close() error { close(e.packets); return nil }
-func (e packetEcho) Abort(error)  { _ = e.Close() }
+func (e *packetEcho) Close() error { e.once.Do(func() { close(e.closed) }); return nil }
+func (e *packetEcho) Abort(error)  { _ = e.Close() }
 
 func TestDatagramsKeepTheirBounds(t *testing.T) {
 	c, _ := serve(t, &backend{status: connected, open: func(wire.Target, bool) (relay.Conn, error) {
-		return packetEcho{packets: make(chan []byte, 8)}, nil
+		return &packetEcho{packets: make(chan []byte, 8), closed: make(chan struct{})}, nil
 	}})
 	stream, err := c.Open(t.Context(), wire.ServiceTarget(wire.KindUDP, "dns"), true)
 	if err != nil {
