@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"encoding/json"
-	"slices"
 
 	"github.com/culvert-vpn/culvert/internal/adminapi"
 )
@@ -58,7 +57,7 @@ func (a *API) openAPI(context.Context, *call) (*json.RawMessage, error) {
 
 func (a *API) whoami(_ context.Context, c *call) (*adminapi.Whoami, error) {
 	return &adminapi.Whoami{
-		Name: c.caller.name(), User: string(c.caller.user()), Via: c.caller.Via, Roles: slices.Concat([]adminapi.Role{}, c.caller.Roles),
+		Name: c.caller.name(), User: string(c.caller.user()), Via: c.caller.Via, Roles: append([]adminapi.Role{}, c.caller.Roles...),
 		Gateway: a.Gateway, Version: a.Version, Policy: a.source(),
 	}, nil
 }

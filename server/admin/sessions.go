@@ -95,7 +95,7 @@ func (a *API) detached(ctx context.Context, q adminapi.SessionQuery, user auth.U
 	people := a.names()
 	entry := func(s store.Session) adminapi.Session {
 		reply := sessionOf(s, people.of(ctx, s.User))
-		reply.Connections = slices.Concat(reply.Connections, open[reply.ID])
+		reply.Connections = append(reply.Connections, open[reply.ID]...)
 		return reply
 	}
 	return pageOf(rows, limit, entry, func(s store.Session) string { return string(s.ID) }), nil
