@@ -227,8 +227,13 @@ func refuseEnrolment(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) checks() []func(context.Context) Check {
 	return []func(context.Context) Check{
 		func(ctx context.Context) Check {
-			c := Check{Name: "store", Required: true, OK: s.store.Ping(ctx) == nil}
-			return c.because("the database does not answer; the gateway's log says why")
+			// While the last view of the locks holds, so does the gateway: all of them share the database, and a
+			// balancer that finds none ready would cut off those whom it does not concern.
+			c := Check{Name: "store", Required: true, OK: s.standing.current() == nil}
+			if c.OK && s.store.Ping(ctx) != nil {
+				c.Detail = "the database does not answer: nobody can log in, and who is connected goes on for a while; the gateway's log says why"
+			}
+			return c.because("the database has not answered for too long, so no stream is opened; the gateway's log says why")
 		},
 		func(context.Context) Check {
 			status := s.audit.Status()

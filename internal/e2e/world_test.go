@@ -21,11 +21,11 @@ type provider struct {
 	issuer string
 }
 
-// startProvider runs the provider; groups is "id_token" or "userinfo".
-func startProvider(t testing.TB, groups string) *provider {
+// startProvider runs the provider; groups is "id_token" or "userinfo", env is for what else it reads from the environment.
+func startProvider(t testing.TB, groups string, env ...string) *provider {
 	t.Helper()
 	modules := testenv.NeedNodeModule(t, "oidc-provider")
-	p := start(t, []string{"CULVERT_TEST_NODE_MODULES=" + modules, "GROUPS=" + groups},
+	p := start(t, append([]string{"CULVERT_TEST_NODE_MODULES=" + modules, "GROUPS=" + groups}, env...),
 		testenv.NeedTool(t, "node"), filepath.Join("testdata", "provider", "provider.mjs"))
 	return &provider{issuer: p.expect(`\{"issuer":"([^"]+)"\}`)[1]}
 }
@@ -205,12 +205,18 @@ func (d *desktop) start(args ...string) *process {
 // login logs in at the gateway as somebody whom the independent provider knows.
 func (d *desktop) login(g *gateway, name string) {
 	d.t.Helper()
+	d.loginWith(g, newBrowser(person(name)))
+}
+
+// loginWith logs in with a browser that keeps the provider's session.
+func (d *desktop) loginWith(g *gateway, b *browser) {
+	d.t.Helper()
 	p := d.start(append([]string{"login", g.url, "--no-browser"}, g.trust()...)...)
 	address := p.expect(`(?m)^(http://127\.0\.0\.1:\S+)$`)[1]
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if page, err := newBrowser(person(name)).visit(ctx, address); err != nil {
-		d.t.Fatalf("login as %s: %v\n%s", name, err, page)
+	if page, err := b.visit(ctx, address); err != nil {
+		d.t.Fatalf("login as %s: %v\n%s", b.fields["login"], err, page)
 	}
 	<-p.done
 	if p.err != nil {

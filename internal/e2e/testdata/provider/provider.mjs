@@ -70,7 +70,15 @@ const provider = new Provider(issuer, {
     devInteractions: { enabled: true },
     deviceFlow: { enabled: true },
     backchannelLogout: { enabled: Boolean(logoutURI) },
+    rpInitiatedLogout: {
+      // The default page asks with buttons outside of its form.
+      logoutSource(ctx, form) {
+        ctx.body = form.replace('</form>', '<input type="hidden" name="logout" value="yes"/></form>');
+      },
+    },
   },
+  // The gateway of the tests is on loopback, where this provider refuses to send logout tokens.
+  fetch: (url, { dispatcher, ...options }) => globalThis.fetch(url, options),
   pkce: { required: () => true },
   rotateRefreshToken: true,
   issueRefreshToken: (ctx, client, code) => code.scopes.has('offline_access'),
@@ -91,6 +99,7 @@ provider.use(async (ctx, next) => {
   return undefined;
 });
 
+provider.on('backchannel.error', (ctx, error) => console.log('backchannel logout failed:', error));
 server.on('request', provider.callback());
 process.stdin.resume();
 process.stdin.on('end', () => process.exit(0));
