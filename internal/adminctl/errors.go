@@ -120,6 +120,21 @@ func problemError(p *adminapi.Problem) *Error {
 	return e
 }
 
+// ifMissing says where to look for what was not found, or not written as it should be.
+func (c *ctl) ifMissing(err error, where string) error {
+	var p *adminapi.Problem
+	if !errors.As(err, &p) || p.Remedy != "" {
+		return err
+	}
+	switch p.Code {
+	case adminapi.CodeNotFound, adminapi.CodeNoService, adminapi.CodeBadRequest:
+		e := problemError(p)
+		e.Hint = c.Program + " admin " + where
+		return e
+	}
+	return err
+}
+
 func problemExit(p *adminapi.Problem) int {
 	switch p.Code {
 	case adminapi.CodeUnauthenticated, adminapi.CodeForbidden, adminapi.CodeOwnRequest, adminapi.CodeForeign:

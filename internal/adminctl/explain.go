@@ -183,6 +183,9 @@ func (c *ctl) explanation(req adminapi.PolicyExplain, e *adminapi.Explanation) s
 	}
 	s.add("policy", shortDigest(e.Policy))
 	_ = s.write(indented(&b))
+	if len(e.Rules) == 0 && d.Code != "no_such_service" {
+		b.WriteString("\nno rule names this target\n")
+	}
 	traces(&b, e.Rules)
 	return b.String()
 }
@@ -205,7 +208,7 @@ func byRule(d adminapi.Decision) string {
 	switch {
 	case d.Rule != "":
 		return "rule " + strconv.Quote(clean(d.Rule))
-	case d.Allowed:
+	case d.Allowed, d.Code == "no_such_service":
 		return ""
 	default:
 		return "no rule allows it"
@@ -248,9 +251,6 @@ func traces(b *strings.Builder, rules []adminapi.RuleTrace) {
 			criteria(b, "?", r.Doubts)
 		}
 	}
-	if len(rules) == 0 {
-		b.WriteString("\nno rule names this target\n")
-	}
 }
 
 func criteria(b *strings.Builder, mark string, list []adminapi.Criterion) {
@@ -286,7 +286,8 @@ therefore shows as a condition that fails.`,
 				return err
 			}
 			l.fetch = func(ctx context.Context, api *adminapi.Client, page adminapi.List) (*adminapi.Page[adminapi.Access], error) {
-				return api.PolicyWho(ctx, adminapi.WhoQuery{Service: args[0], At: moment, All: all, List: page})
+				found, err := api.PolicyWho(ctx, adminapi.WhoQuery{Service: args[0], At: moment, All: all, List: page})
+				return found, c.ifMissing(err, "policy what USER lists the services")
 			}
 			l.table = func(items []adminapi.Access, _ calendar) *table {
 				return accessTable("USER", items, func(a adminapi.Access) string { return person(a.User) })

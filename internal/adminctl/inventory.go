@@ -56,7 +56,7 @@ func certificateTable(items []adminapi.Certificate, cal calendar, sessions bool)
 		if sessions {
 			session = clean(x.Session)
 		}
-		expires := cal.absolute(x.NotAfter)
+		expires := cal.short(x.NotAfter)
 		if !x.NotAfter.After(cal.now) {
 			expires = "expired " + cal.relative(x.NotAfter)
 		}

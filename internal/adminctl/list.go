@@ -91,17 +91,16 @@ func collect[T any](ctx context.Context, limit int, fetch func(context.Context, 
 	}
 }
 
-// person names a user as the next command takes it, where that is short.
+// person names a user as the next command takes it, where that is short. A name alone is what its owner chose, and could be somebody
+// else's address: an id stands behind it.
 func person(p adminapi.Person) string {
 	switch {
 	case p.Email != "" && p.Provider != "":
 		return clean(p.Provider + ":" + p.Email)
 	case p.Email != "":
 		return clean(p.Email)
-	case p.Name != "" && p.ID != "":
-		return clean(p.Name + " " + p.ID)
 	case p.Name != "":
-		return clean(p.Name)
+		return clean(p.Name) + " (" + shortID(p.ID) + ")"
 	default:
 		return clean(p.ID)
 	}
@@ -116,19 +115,19 @@ func fullPerson(p adminapi.Person) string {
 	return text
 }
 
-// shortDevice is a device's id in a table; commands take it back.
-func shortDevice(id string) string {
+// shortID is the beginning of a person's or device's id in a table; commands take that of a device back.
+func shortID(id string) string {
 	id = clean(id)
-	if len(id) > deviceDigits {
-		return id[:deviceDigits]
+	if len(id) > shortDigits {
+		return id[:shortDigits]
 	}
 	return id
 }
 
-// deviceDigits are 60 bits: enough to tell devices apart, and a command that finds two refuses.
-const deviceDigits = 12
+// shortDigits are 60 bits: enough to tell devices apart, and a command that finds two refuses.
+const shortDigits = 12
 
-// findDevice completes what shortDevice cut.
+// findDevice completes what shortID cut of a device's id.
 func findDevice(ctx context.Context, api *adminapi.Client, id string) (string, error) {
 	if id == "" || len(id) >= 52 {
 		return id, nil

@@ -44,7 +44,7 @@ func lockTarget(l adminapi.Lock) string {
 	case l.User != nil:
 		return person(*l.User)
 	case l.Kind == "device":
-		return shortDevice(l.Target)
+		return shortID(l.Target)
 	default:
 		return clean(l.Target)
 	}
@@ -116,7 +116,7 @@ its person starts it again.`,
 			return c.call(cmd.Context(), func(ctx context.Context, api *adminapi.Client) error {
 				done, err := api.RemoveLock(ctx, args[0])
 				if err != nil {
-					return err
+					return c.ifMissing(err, "locks lists those in force")
 				}
 				if c.JSON() {
 					return c.json(done)

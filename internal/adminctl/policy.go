@@ -152,6 +152,7 @@ func (c *ctl) show(ctx context.Context, api *adminapi.Client, number int64) erro
 		doc, err = api.Policy(ctx)
 	} else {
 		doc, err = api.PolicyVersion(ctx, number)
+		err = c.ifMissing(err, "policy history lists the versions")
 	}
 	if err != nil {
 		return err
@@ -316,6 +317,7 @@ policies are managed. Streams that it does not allow are cut within a second.
 				}
 				applied, err := api.PolicyRollback(ctx, adminapi.PolicyRollback{Number: number, Expected: expect, Comment: comment})
 				if err != nil {
+					err = c.ifMissing(err, "policy history lists the versions")
 					return c.policyRefused("version "+args[0], expect, err)
 				}
 				return c.applied("version "+args[0], applied)

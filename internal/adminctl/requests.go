@@ -97,7 +97,7 @@ func (c *ctl) requestShow() *cobra.Command {
 			return c.call(cmd.Context(), func(ctx context.Context, api *adminapi.Client) error {
 				r, err := api.Request(ctx, args[0])
 				if err != nil {
-					return err
+					return c.ifMissing(err, "requests lists them")
 				}
 				if c.JSON() {
 					return c.json(r)
@@ -135,7 +135,7 @@ func (c *ctl) decision(verb, short, done string, decide func(*adminapi.Client, c
 			return c.call(cmd.Context(), func(ctx context.Context, api *adminapi.Client) error {
 				r, err := decide(api, ctx, args[0], note)
 				if err != nil {
-					return err
+					return c.ifMissing(err, "requests lists them")
 				}
 				if c.JSON() {
 					return c.json(r)

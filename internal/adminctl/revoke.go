@@ -130,6 +130,9 @@ func (c *ctl) hit(ctx context.Context, api *adminapi.Client, req adminapi.LockAd
 	case "certificate":
 		return c.hitCertificate(ctx, api, req)
 	case "group":
+		if !strings.Contains(req.Target, "/") {
+			return req, nil, usagef("for example corp/"+clean(req.Target), "a group is written provider/group")
+		}
 		hit, err := c.hitGroup(ctx, api, req.Target)
 		return req, hit, err
 	}
@@ -189,6 +192,7 @@ func (c *ctl) hitGroup(ctx context.Context, api *adminapi.Client, target string)
 		}
 	}
 	if len(members) == 0 {
+		c.note("warning: nobody whom the gateways have seen is in %s; is it written as the provider does?", clean(target))
 		return nil, nil
 	}
 	sessions, err := allSessions(ctx, api, adminapi.SessionQuery{Detached: true})

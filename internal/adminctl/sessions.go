@@ -91,7 +91,7 @@ func (c *ctl) sessionShow() *cobra.Command {
 			return c.call(cmd.Context(), func(ctx context.Context, api *adminapi.Client) error {
 				s, err := api.Session(ctx, args[0])
 				if err != nil {
-					return err
+					return c.ifMissing(err, "sessions lists them")
 				}
 				if c.JSON() {
 					return c.json(s)
@@ -175,7 +175,7 @@ somebody out there is "admin revoke".`,
 			return c.call(cmd.Context(), func(ctx context.Context, api *adminapi.Client) error {
 				s, err := api.EndSession(ctx, args[0], reason)
 				if err != nil {
-					return err
+					return c.ifMissing(err, "sessions lists them")
 				}
 				if c.JSON() {
 					return c.json(s)
@@ -218,7 +218,7 @@ func deviceTable(items []adminapi.DeviceEntry, cal calendar) *table {
 	t := newTable(column{name: "DEVICE"}, column{name: "USER", most: 28}, column{name: "FIRST SEEN"}, column{name: cal.zoned("LAST SEEN")},
 		column{name: "SESSIONS", right: true}, column{name: "CLIENT", most: 12})
 	for _, d := range items {
-		t.add(shortDevice(d.ID), person(d.User), cal.relative(d.FirstSeen), cal.short(d.LastSeen), strconv.Itoa(d.Sessions), clean(d.Client))
+		t.add(shortID(d.ID), person(d.User), cal.relative(d.FirstSeen), cal.short(d.LastSeen), strconv.Itoa(d.Sessions), clean(d.Client))
 	}
 	return t
 }
