@@ -25,8 +25,11 @@ import (
 const (
 	// DefaultMaxChanges is how many distinct changes are kept unless Config says otherwise.
 	DefaultMaxChanges = 10_000
-	// PageSize is how many streams are asked of the Source at a time; two pages are in memory.
-	PageSize = 5_000
+	// PageSize is how many streams are asked of the Source at a time; two pages are in memory, and a stream whose person
+	// is in very many groups has some 20 KiB.
+	PageSize = 2_000
+	// progressEvery is how often Progress is called.
+	progressEvery = 100 * time.Millisecond
 )
 
 // A Source is the audit record's index; a [store.Store] is one.
@@ -49,7 +52,7 @@ type Config struct {
 	Source Source
 	// Since is how far back to look; zero is all that there is.
 	Since time.Time
-	// Progress is called after each page, and at the end with equal numbers. Optional.
+	// Progress is called after the first page, then some ten times a second, and at the end with equal numbers. Optional.
 	Progress func(done, total int64)
 	// MaxChanges bounds the distinct changes that are kept; 0 is DefaultMaxChanges. Further ones are counted in
 	// Result.Omitted and Result.Transitions.

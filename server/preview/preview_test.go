@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -219,20 +220,37 @@ func TestManyPeople(t *testing.T) {
 	}
 }
 
+// Progress is told at the beginning, now and then, and at the end.
 func TestProgress(t *testing.T) {
-	var r record
-	for range 2*PageSize + 10 {
-		r.add(opened("ada", "db", "engineering"))
-	}
-	var got []string
-	_, err := Run(t.Context(), Config{New: load(t, oldRules), Source: &r, Progress: func(done, total int64) {
-		got = append(got, fmt.Sprint(done, "/", total))
-	}})
-	want := []string{"5000/10010", "10000/10010", "10010/10010", "10010/10010"}
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("%v %q, want %q", err, got, want)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		const n = 40*PageSize + 10
+		r := slowRecord{n: n, pause: 30 * time.Millisecond}
+		var got []string
+		_, err := Run(t.Context(), Config{New: load(t, oldRules), Source: &r, Progress: func(done, total int64) {
+			got = append(got, fmt.Sprintf("%d/%d", done, total))
+		}})
+		if err != nil || len(got) < 8 || len(got) > 15 || got[0] != fmt.Sprintf("%d/%d", PageSize, n) || got[len(got)-1] != fmt.Sprintf("%d/%d", n, n) {
+			t.Errorf("%v %q", err, got)
+		}
+	})
 }
+
+// A slowRecord takes its time for each page.
+type slowRecord struct {
+	n     int64
+	pause time.Duration
+}
+
+func (r *slowRecord) StreamsSince(_ context.Context, _ time.Time, after int64, limit int) ([]store.AuditStream, error) {
+	time.Sleep(r.pause)
+	list := make([]store.AuditStream, min(int64(limit), r.n-after))
+	for i := range list {
+		list[i].ID = after + int64(i) + 1
+	}
+	return list, nil
+}
+
+func (r *slowRecord) CountStreams(context.Context, time.Time) (int64, error) { return r.n, nil }
 
 func TestCancelled(t *testing.T) {
 	var r record
@@ -353,4 +371,21 @@ func TestThenAndNotNow(t *testing.T) {
 			t.Errorf("%s: what only time changes is taken for the policy's doing: %+v", name, got)
 		}
 	}
+}
+
+func FuzzTargetOf(f *testing.F) {
+	for _, seed := range []string{"wiki", "10.0.0.1:22", "[2001:db8::1]:53/udp", "a:b:c", "x:80/udp", ":80", "[::1%eth0]:1"} {
+		f.Add("tcp", seed)
+		f.Add("udp", seed)
+	}
+	f.Fuzz(func(t *testing.T, kind, text string) {
+		target, ok := targetOf(&store.AuditStream{Kind: kind, Target: text})
+		if !ok {
+			return
+		}
+		again, ok := targetOf(&store.AuditStream{Kind: kind, Target: target.String()})
+		if !ok || again != target {
+			t.Errorf("%q is %+v, and then %+v, %v", text, target, again, ok)
+		}
+	})
 }

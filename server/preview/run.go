@@ -30,6 +30,7 @@ type run struct {
 	found       Result // without what is made of the maps
 	changes     map[changeKey]*Change
 	transitions map[transitionKey]int64
+	told        time.Time // when Progress was called last
 }
 
 func newRun(cfg Config) *run {
@@ -77,12 +78,16 @@ func (r *run) pages(ctx context.Context, total int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	r.progress(done, done)
+	if r.cfg.Progress != nil {
+		r.cfg.Progress(done, done)
+	}
 	return nil
 }
 
+// progress tells how far it is, unless it did so a moment ago.
 func (r *run) progress(done, total int64) {
-	if r.cfg.Progress != nil {
+	if now := time.Now(); r.cfg.Progress != nil && now.Sub(r.told) >= progressEvery {
+		r.told = now
 		r.cfg.Progress(done, total)
 	}
 }
