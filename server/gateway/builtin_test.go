@@ -123,8 +123,9 @@ func TestBuiltInEndings(t *testing.T) {
 	}{
 		{"the service is done", "service_ended", func(c net.Conn) { io.WriteString(c, "bye") }, func(*tunnel.Stream) {}, true},
 		{"the service aborts", "service_aborted", func(c net.Conn) {
+			c.Read(make([]byte, 1))
 			c.(interface{ Abort(error) }).Abort(errors.New("no"))
-		}, func(*tunnel.Stream) {}, false},
+		}, func(st *tunnel.Stream) { st.Write([]byte("x")) }, false},
 		{"the client aborts", "client_aborted", func(c net.Conn) { io.Copy(io.Discard, c) },
 			func(st *tunnel.Stream) { st.Abort(errors.New("enough")) }, false},
 		{"half-close", "client_ended", func(c net.Conn) {

@@ -62,6 +62,7 @@ type world struct {
 	addr      string
 	policy    atomic.Pointer[policy.Set]
 	resolved  *policy.Resolved
+	grants    *policy.Grants
 	admit     atomic.Pointer[gateway.AdmitFunc]
 	stop      func() // ends everything and waits
 	serving   sync.WaitGroup
@@ -99,6 +100,15 @@ func newWorld(t testing.TB, policyText string, opts ...option) *world {
 	w.listen()
 	return w
 }
+
+// clock is a gateway's clock that a test moves.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *clock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
+
+// drives makes it the clock of the gateway and of its register.
+func (c *clock) drives(g *gateway.Config, s *session.Config) { g.Now, s.Now = c.now, c.now }
 
 // complete fills in what New insists on.
 func complete(t testing.TB, cfg *gateway.Config) {
@@ -170,7 +180,7 @@ func (w *world) setPolicy(text string) {
 	if w.resolved == nil {
 		w.resolved = new(policy.Resolved)
 	}
-	set, err := policy.Load("policy.yaml", []byte(text), policy.Options{})
+	set, err := policy.Load("policy.yaml", []byte(text), policy.Options{Resolved: w.resolved, Grants: w.grants})
 	if err != nil {
 		w.t.Fatal(err)
 	}
