@@ -209,17 +209,17 @@ func (c *Client) Users(ctx context.Context, q UserQuery) (*Page[User], error) {
 
 // Ask asks for a service for some time. This method and the next two are for [ServiceSelf].
 func (c *Client) Ask(ctx context.Context, req RequestNew) (*RequestDecided, error) {
-	return call[RequestDecided](ctx, c.self(), http.MethodPost, "/v1/requests", nil, req)
+	return call[RequestDecided](ctx, c.self(), http.MethodPost, "/v1/own/requests", nil, req)
 }
 
 // OwnRequests lists the caller's own requests.
 func (c *Client) OwnRequests(ctx context.Context, q OwnRequestQuery) (*Page[Request], error) {
-	return call[Page[Request]](ctx, c.self(), http.MethodGet, "/v1/requests", q, nil)
+	return call[Page[Request]](ctx, c.self(), http.MethodGet, "/v1/own/requests", q, nil)
 }
 
 // Withdraw takes an own request back.
 func (c *Client) Withdraw(ctx context.Context, id string) (*RequestDecided, error) {
-	return call[RequestDecided](ctx, c.self(), http.MethodPost, "/v1/requests/"+url.PathEscape(id)+"/withdraw", nil, nil)
+	return call[RequestDecided](ctx, c.self(), http.MethodPost, "/v1/own/requests/"+url.PathEscape(id)+"/withdraw", nil, nil)
 }
 
 func (c *Client) self() *Client {

@@ -24,11 +24,10 @@ func Document(version string) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("describe %s: %w", r.ID, err)
 		}
-		key := documentPath(r)
-		if paths[key] == nil {
-			paths[key] = map[string]any{"servers": []any{map[string]any{"url": "http://" + r.Service}}}
+		if paths[r.Path] == nil {
+			paths[r.Path] = map[string]any{"servers": []any{map[string]any{"url": "http://" + r.Service}}}
 		}
-		paths[key][strings.ToLower(r.Method)] = op
+		paths[r.Path][strings.ToLower(r.Method)] = op
 	}
 	doc := map[string]any{
 		"openapi": "3.1.0",
@@ -55,15 +54,7 @@ func Document(version string) ([]byte, error) {
 
 const documentIntro = "Spoken over a stream of the tunnel to a service inside the gateway, or over the gateway's root-only socket; there is no port. " +
 	"Who asks is known from that, so there is no authentication here. USER is provider:email, an e-mail address that names one " +
-	"person, provider:sub:SUBJECT, or a user id. Paths under /self are those of the service " + ServiceSelf + ", where they begin with /v1."
-
-// documentPath tells the two services apart: a document has each path once.
-func documentPath(r Route) string {
-	if r.Service == ServiceSelf {
-		return "/self" + r.Path
-	}
-	return r.Path
-}
+	"person, provider:sub:SUBJECT, or a user id. The server of a path is the name of that service."
 
 // A builder collects the schemas of the types that it meets.
 type builder struct{ schemas map[string]any }

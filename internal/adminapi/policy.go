@@ -220,11 +220,21 @@ type Explanation struct {
 	Subject *User       `json:"subject,omitempty" doc:"Whom it was decided for, when somebody was named."`
 	Answer  Decision    `json:"decision"`
 	Rules   []RuleTrace `json:"rules" doc:"Every rule that names the target, in the file's order."`
+	// Addresses are those that an allowed service is known to lead to and that are refused.
+	Addresses []AddressTrace `json:"addresses,omitempty" doc:"The addresses that the target leads to and that are refused, although the target is allowed."`
+}
+
+// AddressTrace says why an address is refused that an allowed service leads to.
+type AddressTrace struct {
+	Address string      `json:"address" doc:"The address and port."`
+	Answer  Decision    `json:"decision"`
+	Rules   []RuleTrace `json:"rules" doc:"Every rule that names a service at this address, in the file's order."`
 }
 
 // RuleTrace says what a rule did in a decision.
 type RuleTrace struct {
 	Name    string      `json:"name"`
+	Service string      `json:"service,omitempty" doc:"Which of the services that the target belongs to it is about."`
 	Line    int         `json:"line,omitempty" doc:"Where it stands in the policy file."`
 	Effect  string      `json:"effect" enum:"allow,deny"`
 	Outcome string      `json:"outcome" enum:"decides,matches,nearly,no"`

@@ -113,9 +113,9 @@ func Routes() []Route {
 
 func ownRoutes() []Route {
 	routes := []Route{
-		post(RouteOwnRequestNew, "/v1/requests", "", "Ask for a service for some time.", RequestNew{}, RequestDecided{}),
-		get(RouteOwnRequests, "/v1/requests", "", "The caller's own requests, the newest first.", OwnRequestQuery{}, Page[Request]{}),
-		post(RouteOwnRequestLeave, "/v1/requests/{id}/withdraw", "", "Take an own request back; an approved one ends.", nil, RequestDecided{}),
+		post(RouteOwnRequestNew, "/v1/own/requests", "", "Ask for a service for some time.", RequestNew{}, RequestDecided{}),
+		get(RouteOwnRequests, "/v1/own/requests", "", "The caller's own requests, the newest first.", OwnRequestQuery{}, Page[Request]{}),
+		post(RouteOwnRequestLeave, "/v1/own/requests/{id}/withdraw", "", "Take an own request back; an approved one ends.", nil, RequestDecided{}),
 	}
 	for i := range routes {
 		routes[i].Service, routes[i].Admission = ServiceSelf, ByLogin

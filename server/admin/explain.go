@@ -32,14 +32,22 @@ func (a *API) policyExplain(ctx context.Context, _ *call, m adminapi.PolicyExpla
 		return nil, err
 	}
 	e := set.Explain(policy.NewSubject(id, deviceOf(m.Device)), req)
-	reply := &adminapi.Explanation{Policy: set.Version(), Subject: known, Answer: decisionOf(e.Decision), Rules: make([]adminapi.RuleTrace, 0, len(e.Rules))}
-	for _, r := range e.Rules {
-		reply.Rules = append(reply.Rules, adminapi.RuleTrace{
-			Name: r.Name, Line: r.Pos.Line, Effect: string(r.Effect), Outcome: string(r.Outcome),
+	reply := &adminapi.Explanation{Policy: set.Version(), Subject: known, Answer: decisionOf(e.Decision), Rules: tracesOf(e.Rules)}
+	for _, at := range e.Addresses {
+		reply.Addresses = append(reply.Addresses, adminapi.AddressTrace{Address: at.Address.String(), Answer: decisionOf(at.Decision), Rules: tracesOf(at.Rules)})
+	}
+	return reply, nil
+}
+
+func tracesOf(rules []policy.RuleTrace) []adminapi.RuleTrace {
+	list := make([]adminapi.RuleTrace, 0, len(rules))
+	for _, r := range rules {
+		list = append(list, adminapi.RuleTrace{
+			Name: r.Name, Service: r.Service, Line: r.Pos.Line, Effect: string(r.Effect), Outcome: string(r.Outcome),
 			Failed: criteriaOf(r.Failed), Doubts: criteriaOf(r.Doubts),
 		})
 	}
-	return reply, nil
+	return list
 }
 
 // at is the moment that a question is for.

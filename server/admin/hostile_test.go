@@ -152,7 +152,7 @@ func TestThreatAdminForgedFields(t *testing.T) {
 		`{"service":"db","for":"1h","reason":"x","state":"approved"}`,
 		`{"service":"db","for":"1h","reason":"x","until":"2030-01-01T00:00:00Z"}`,
 	} {
-		wantRaw(t, self, post(adminapi.ServiceSelf, "/v1/requests", body), http.StatusBadRequest, adminapi.CodeBadRequest)
+		wantRaw(t, self, post(adminapi.ServiceSelf, "/v1/own/requests", body), http.StatusBadRequest, adminapi.CodeBadRequest)
 	}
 	wantRaw(t, admin, post(adminapi.ServiceAdmin, "/v1/requests/"+theirs+"/approve", `{"note":"x"}`), http.StatusForbidden, adminapi.CodeForbidden)
 	_, err := w.own(ada).Withdraw(t.Context(), theirs)
@@ -181,7 +181,7 @@ func TestThreatAdminPaths(t *testing.T) {
 	for _, path := range []string{
 		"/", "/v1", "/v1/", "/v1/whoami/", "//v1/whoami", "/v1//whoami", "/v1/./whoami", "/v1/x/../whoami", "/v1/%77hoami", "/V1/whoami",
 		"/v1/sessions/", "/v1/sessions/%00", "/v1/sessions/a%2fend", "/v1/locks/%1b[2J", "/v2/whoami", "/v1/whoami;x=1", "/v1/policy/apply%20",
-		"/self/v1/requests", "/v1/sessions/" + strings.Repeat("a", 600), "/debug/pprof/", "/metrics",
+		"/v1/own/requests", "/v1/sessions/" + strings.Repeat("a", 600), "/debug/pprof/", "/metrics",
 	} {
 		resp, body := raw(t, address, "GET "+path+" HTTP/1.1\r\nHost: culvert-admin\r\n\r\n")
 		if resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusBadRequest || strings.Contains(body, "\x1b") {

@@ -89,10 +89,7 @@ func newChecker(t *testing.T, document []byte) *checker {
 }
 
 // operationFor finds the operation of a request: of the templates that match, the one with the fewest parameters.
-func (c *checker) operationFor(service, method, path string) (found operation, ok bool) {
-	if service == adminapi.ServiceSelf {
-		path = "/self" + path
-	}
+func (c *checker) operationFor(method, path string) (found operation, ok bool) {
 	fewest := len(path)
 	for template, item := range c.paths {
 		op, has := item[strings.ToLower(method)]
@@ -108,8 +105,8 @@ func (c *checker) operationFor(service, method, path string) (found operation, o
 var parameter = regexp.MustCompile(`\{[a-z]+\}`)
 
 // reply checks one reply; it returns what is wrong with it.
-func (c *checker) reply(service string, req *http.Request, status int, contentType string, body []byte) error {
-	op, ok := c.operationFor(service, req.Method, req.URL.Path)
+func (c *checker) reply(req *http.Request, status int, contentType string, body []byte) error {
+	op, ok := c.operationFor(req.Method, req.URL.Path)
 	if !ok {
 		if contentType == adminapi.TypeProblem {
 			return c.one(&schema{Ref: "#/components/schemas/Problem"}, body)
@@ -237,7 +234,6 @@ func (c *checker) object(s *schema, v any, at string) error {
 type checkedTransport struct {
 	checker *checker
 	next    http.RoundTripper
-	service string
 }
 
 func (c *checkedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -250,7 +246,7 @@ func (c *checkedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := c.checker.reply(c.service, req, resp.StatusCode, resp.Header.Get("Content-Type"), body); err != nil {
+	if err := c.checker.reply(req, resp.StatusCode, resp.Header.Get("Content-Type"), body); err != nil {
 		c.checker.t.Errorf("%s %s: %v\n%s", req.Method, req.URL.Path, err, body)
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))

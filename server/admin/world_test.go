@@ -338,7 +338,7 @@ func (w *world) client(h http.Handler, c *Caller, service string) *adminapi.Clie
 		return new(net.Dialer).DialContext(ctx, "tcp", address)
 	}}
 	w.t.Cleanup(transport.CloseIdleConnections)
-	return &adminapi.Client{HTTP: &http.Client{Transport: &checkedTransport{w.checker, transport, service}}, Base: "http://" + service}
+	return &adminapi.Client{HTTP: &http.Client{Transport: &checkedTransport{w.checker, transport}}, Base: "http://" + service}
 }
 
 // serve listens as a gateway does behind its built-in services; a nil caller is nobody.
