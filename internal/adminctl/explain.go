@@ -187,6 +187,10 @@ func (c *ctl) explanation(req adminapi.PolicyExplain, e *adminapi.Explanation) s
 		b.WriteString("\nno rule names this target\n")
 	}
 	traces(&b, e.Rules)
+	for _, at := range e.Addresses {
+		fmt.Fprintf(&b, "\nbut it leads to %s, which is refused: %s\n", clean(at.Address), clean(at.Answer.Reason))
+		traces(&b, at.Rules)
+	}
 	return b.String()
 }
 
