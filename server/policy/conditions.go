@@ -39,7 +39,6 @@ type condition struct {
 
 // A part is one operand of the condition, so that a refusal can say which one failed.
 type part struct {
-	text    string
 	program cel.Program
 	facts   factSet
 }

@@ -11,9 +11,15 @@
 //   - An allow that cannot be decided does not match and a deny that cannot be decided matches: with
 //     groups unknown no allow by group holds while every deny by group does, and without an e-mail address
 //     that the provider vouches for no allow by e-mail holds while every deny by e-mail does.
+//   - The same holds for conditions: what they ask for and nobody told, an error and one that takes too long are
+//     no ground to allow, and ground enough to deny.
+//   - An approved request counts only where the policy lets it be requested, and under every deny.
 //   - An address belongs to every service that contains it: one deny among them denies.
 //   - Addresses are compared unmapped. Loopback, link-local, metadata and translated spellings belong to
 //     a service only where it names them literally, see [SpecialRange].
+//   - What a name in a zone resolves to lies in the zone's network, and is decided as an address.
+//
+// docs/policy.md is the language's reference.
 //
 // The package does no I/O, resolves no name and keeps no session: what it knows of resolved names it
 // was told by [Set.Learn].
