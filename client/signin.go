@@ -15,8 +15,15 @@ import (
 // errAnotherLogin: the person logged in anew meanwhile, so that there is nothing to step up.
 var errAnotherLogin = errors.New("another login took this one's place")
 
-// declineMemory is how long one process' no holds for others that were asked before it. It bounds what a clock that was set can do.
-const declineMemory = 5 * time.Minute
+const (
+	// declineMemory is how long one process' no holds for others that were asked before it. It bounds what a clock that was set
+	// can do.
+	declineMemory = 5 * time.Minute
+	// declineQuiet is how long nobody is asked again after a no: a program that tries again at once must not open page after page.
+	declineQuiet = 10 * time.Second
+	// unansweredQuiet is how long no further page opens when nobody came to the last one; the address is still printed.
+	unansweredQuiet = 10 * time.Minute
+)
 
 // StepUp implements credentials. One process at a time asks the person; the others wait for it, and take what came of it.
 func (s *stored) StepUp(ctx context.Context, old *Login, w wanted) (*Login, error) {
@@ -37,16 +44,30 @@ func (s *stored) StepUp(ctx context.Context, old *Login, w wanted) (*Login, erro
 	case w.fits(current):
 		return current, nil
 	}
-	if no, err := s.cfg.Profile.Declined(); err == nil && no.At.After(w.since) && s.cfg.Now().Sub(no.At).Abs() < declineMemory {
+	no, err := s.cfg.Profile.Declined()
+	if err != nil { // it was set aside, or is a newer program's: then somebody is asked once too often
+		s.cfg.Logger.Warn("what was declined before is not known", "error", err)
+		no = certstore.Declined{}
+	}
+	refused, quiet := judge(no, w.since, s.cfg.Now())
+	if refused {
 		return nil, declinedError(no.Reason)
 	}
+	w.quiet = quiet
 	stepped, err := s.ask(ctx, old, w)
 	if err != nil && !errors.Is(context.Cause(ctx), errDown) && !errors.Is(err, context.Canceled) {
-		if err := s.cfg.Profile.Decline(declineReason(err)); err != nil {
+		if err := s.cfg.Profile.Decline(declineReason(err), errors.Is(err, errNobodyWaits)); err != nil {
 			s.cfg.Logger.Warn("other processes will ask for the same login", "error", err)
 		}
 	}
 	return stepped, err
+}
+
+// judge applies the last no to a question that was asked at since: whether it is the answer, and whether to open no page.
+func judge(no certstore.Declined, since, now time.Time) (refused, quiet bool) {
+	age := now.Sub(no.At).Abs() // a clock may have been set
+	refused = no.At.After(since) && age < declineMemory || !no.Unanswered && age < declineQuiet
+	return refused, no.Unanswered && age < unansweredQuiet
 }
 
 // orCause gives a context's own reason.
@@ -118,7 +139,7 @@ func (s *stored) stepUpRequest(record certstore.Login, w wanted) (r login.StepUp
 	prompt := s.cfg.Prompt
 	return login.StepUpRequest{
 		Gateway: gateway, TrustDomain: record.TrustDomain, Provider: provider, Key: key, ACR: w.acr, For: w.purpose(),
-		NoBrowser: prompt.NoBrowser, Out: prompt.Out, Open: prompt.Open, Shown: w.shown, LoginHint: id.Email,
+		NoBrowser: prompt.NoBrowser || w.quiet, Out: prompt.Out, Open: prompt.Open, Shown: w.shown, LoginHint: id.Email,
 		HTTP: s.cfg.ProviderHTTP, Client: s.cfg.clientInfo(), Now: s.cfg.Now,
 	}, done, nil
 }

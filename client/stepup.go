@@ -36,6 +36,7 @@ type wanted struct {
 	acr      []string
 	until    time.Time // the latest, by the gateway's clock
 	since    time.Time // when this client was asked first, by its own clock
+	quiet    bool      // print the address and open no page
 	// fits reports whether a login is what every one of the streams waits for.
 	fits func(*Login) bool
 	// shown is told the address that waits for the person.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-vpn/culvert/client/certstore"
 	"github.com/culvert-vpn/culvert/client/status"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -184,4 +185,31 @@ func TestStepUpIsNotOvertaken(t *testing.T) {
 			t.Errorf("auth_time %s, want %s", now.Identity.AuthTime, stepped.Identity.AuthTime)
 		}
 	})
+}
+
+// TestThreatPageAfterPage: a program that tries again and again, or a gateway that asks again and again, does not open page after page
+// in the browser.
+func TestThreatPageAfterPage(t *testing.T) {
+	now := time.Date(2026, 12, 24, 10, 0, 0, 0, time.UTC)
+	ago := func(d time.Duration, unanswered bool) certstore.Declined {
+		return certstore.Declined{At: now.Add(-d), Reason: "no", Unanswered: unanswered}
+	}
+	for name, tc := range map[string]struct {
+		no             certstore.Declined
+		since          time.Duration // before now
+		refused, quiet bool
+	}{
+		"never asked before":                  {certstore.Declined{}, 0, false, false},
+		"declined while it waited":            {ago(20*time.Second, false), 30 * time.Second, true, false},
+		"declined a moment before":            {ago(5*time.Second, false), 0, true, false},
+		"declined a while ago":                {ago(11*time.Second, false), 0, false, false},
+		"nobody came while it waited":         {ago(time.Second, true), 2 * time.Minute, true, true},
+		"nobody came a moment ago":            {ago(time.Second, true), 0, false, true},
+		"nobody came an hour ago":             {ago(time.Hour, true), 0, false, false},
+		"declined tomorrow, by another clock": {ago(-24*time.Hour, false), 0, false, false},
+	} {
+		if refused, quiet := judge(tc.no, now.Add(-tc.since), now); refused != tc.refused || quiet != tc.quiet {
+			t.Errorf("%s: refused %v, quiet %v", name, refused, quiet)
+		}
+	}
 }

@@ -19,6 +19,8 @@ type Declined struct {
 	Version int       `json:"version"`
 	At      time.Time `json:"at"`
 	Reason  string    `json:"reason"`
+	// Unanswered: nobody said no, but nobody signed in either.
+	Unanswered bool `json:"unanswered,omitempty"`
 }
 
 // LockStepUp waits until no other process asks this profile's person for a fresh login, or until ctx ends. Who gets it looks first
@@ -28,8 +30,8 @@ func (p *Profile) LockStepUp(ctx context.Context) (*durable.FileLock, error) {
 }
 
 // Decline notes for other processes that there will be no fresh login. The caller holds [Profile.LockStepUp].
-func (p *Profile) Decline(reason string) error {
-	return p.write(stepUpFile, Declined{Version: fileVersion, At: p.now(), Reason: reason})
+func (p *Profile) Decline(reason string, unanswered bool) error {
+	return p.write(stepUpFile, Declined{Version: fileVersion, At: p.now(), Reason: reason, Unanswered: unanswered})
 }
 
 // Declined returns the last note of [Profile.Decline]; zero when there is none.

@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -175,6 +177,7 @@ func TestFreshLoginOverTwoProcesses(t *testing.T) {
 		t.Errorf("the other program asked as well:\n%s", other.lines)
 	}
 
+	d.forgetDecline()
 	asked, other, address = both()
 	if err := devidp.Login(t.Context(), address, "ada", devidp.DefaultPassword); err != nil {
 		t.Fatal(err)
@@ -185,6 +188,15 @@ func TestFreshLoginOverTwoProcesses(t *testing.T) {
 	}
 	if asks(other) {
 		t.Errorf("the other program asked as well:\n%s", other.lines)
+	}
+}
+
+// forgetDecline lets the few seconds pass for which nobody is asked again after a no.
+func (d *desktop) forgetDecline() {
+	d.t.Helper()
+	dir := strings.TrimPrefix(d.env[0], "CULVERT_STATE_DIR=")
+	if err := os.Remove(filepath.Join(dir, "profiles", "default", "stepup.json")); err != nil {
+		d.t.Fatal(err)
 	}
 }
 
