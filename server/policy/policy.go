@@ -4,6 +4,8 @@
 // The order of things is [Parse], [Compile] (or [Load], which does both and runs the tests), then
 // [NewSubject] once per session and [Set.Decide] for every stream. A name is decided once more when
 // its address is known, by [Set.DecideAddr].
+// For administrators, [Set.Explain] says what each rule had to do with a decision, [Set.Who] and [Set.What] are the table
+// of who reaches what, and [Diff] says what one policy means that another does not.
 //
 // What holds in every decision:
 //

@@ -166,7 +166,7 @@ func measure(b *testing.B, source Source, n int64) {
 			b.Fatalf("%d of %d streams, %d changed, %d undecidable", got.Streams, n, got.Changed, got.Undecidable)
 		}
 		b.ReportMetric(float64(n)/time.Since(started).Seconds(), "streams/s")
-		b.ReportMetric((cpuTime(b)-cpu).Seconds(), "cpu-s")
+		b.ReportMetric((cpuTime(b) - cpu).Seconds(), "cpu-s")
 		b.ReportMetric(float64(peak.HeapInuse)/(1<<20), "peak-heap-MiB")
 		b.ReportMetric(float64(before.HeapInuse)/(1<<20), "heap-before-MiB")
 		b.Logf("%d streams: %d unchanged, %d drifted, %d changed in %d lines, omitted %+v", got.Streams, got.Unchanged, got.Drifted, got.Changed, len(got.Changes), got.Omitted)
