@@ -4,65 +4,17 @@ package e2e
 
 import (
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
+	"github.com/culvert-vpn/culvert/internal/pgtest"
 	"github.com/culvert-vpn/culvert/internal/testenv"
 )
-
-// startPostgres runs a PostgreSQL of its own, as the user that the package
-// made, since it refuses to run as root. The password is "secret".
-func startPostgres(t testing.TB) (addr string) {
-	t.Helper()
-	testenv.NeedRoot(t)
-	initdb, postgres := testenv.NeedTool(t, "initdb"), testenv.NeedTool(t, "postgres")
-	account, err := user.Lookup("postgres")
-	if err != nil {
-		t.Fatalf("PostgreSQL is installed, its user is not: %v", err)
-	}
-	uid, _ := strconv.Atoi(account.Uid)
-	gid, _ := strconv.Atoi(account.Gid)
-	as := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-
-	// Not t.TempDir: its parents are closed to other users.
-	dir, err := os.MkdirTemp("", "culvert-postgres-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	password := filepath.Join(dir, "password")
-	if err := os.WriteFile(password, []byte("secret\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(dir, uid, gid); err != nil {
-		t.Fatal(err)
-	}
-	data := filepath.Join(dir, "data")
-	cmd := exec.Command(initdb, "--pgdata", data, "--username", "postgres", "--auth", "scram-sha-256",
-		"--pwfile", password, "--no-sync", "--encoding", "UTF8", "--locale", "C")
-	cmd.SysProcAttr, cmd.Dir = as, dir
-	commandOutput(t, cmd)
-
-	addr = freePort(t)
-	_, port, _ := net.SplitHostPort(addr)
-	cmd = exec.Command(postgres, "-D", data, "-c", "listen_addresses=127.0.0.1", "-c", "port="+port,
-		"-c", "unix_socket_directories="+dir, "-c", "fsync=off")
-	cmd.SysProcAttr, cmd.Dir = as, dir
-	startCmd(t, nil, cmd).expect("database system is ready to accept connections")
-	return addr
-}
 
 func TestPsqlThroughForward(t *testing.T) {
 	t.Parallel()
 	psql := testenv.NeedTool(t, "psql")
-	addr := startPostgres(t)
+	addr := pgtest.Start(t).Addr
 	p := startProvider(t, "userinfo")
 	g := startGateway(t, gatewayConfig{issuer: p.issuer, providers: "    groups_source: userinfo\n", policy: fmt.Sprintf(`version: 1
 services:
