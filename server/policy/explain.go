@@ -184,7 +184,7 @@ func doubtful(f failure) string {
 	case ConditionCost:
 		return "its condition takes too long to decide"
 	}
-	return "its condition cannot be decided (" + f.detail + ")"
+	return "its condition fails" // how, may hold what it compares with: that is for administrators
 }
 
 // nearly says what stood in the way of the rule that came closest.

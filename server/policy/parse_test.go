@@ -322,6 +322,10 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(doc(wiki + "rules:\n  - {name: r, subjects: {users: ['corp:sub:1'], groups: [a/b]}, allow: ['*']}\n")))
 	f.Add([]byte("version: 1\nservices: {a: {network: '::/0', ports: [1-65535]}}\ntests: [{name: t, subject: {groups: unknown}, deny: ['[::1]:80/udp']}]\n"))
 	f.Add([]byte("version: &a [*a]\n"))
+	f.Add([]byte(veiled))
+	f.Add([]byte(doc(wiki + ruleWith("when: 'device.os == \"linux\" && now.getHours(\"Europe/Berlin\") < 9', reauth_within: 15m, expires: 2027-01-01T00:00:00Z"))))
+	f.Add([]byte(doc(wiki + longRule + "    when: >-\n      device.firewall\n      || user.groups.exists(g, g == 'a')\n    strict: true\ntests:\n  - {name: t, at: 2026-12-24T10:00:00Z, subject: {groups: [a], device: {firewall: unknown}, auth: {age: 5m, login: device, amr: [otp]}, client: '::1'}, step_up: [wiki]}\n")))
+	f.Add([]byte("version: 1\nservices: {lab: {network: 10.0.0.0/8, ports: [22], zones: [a.lab.example], requestable: {max: 4h, approvers: {users: ['x:sub:1']}}}, w: {address: 'a.b:1', hostnames: ['*.w.example', w.example]}}\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		d, err := Parse("p.yaml", in)
 		if err != nil {
@@ -336,6 +340,11 @@ func FuzzParse(f *testing.F) {
 		}
 		s.RunTests()
 		checkServices(t, s)
+		for _, r := range d.Rules {
+			if r.When != "" && (r.WhenPos.Line < r.Pos.Line || r.WhenPos.Column < 1) {
+				t.Errorf("a condition of the rule at %v stands at %v", r.Pos, r.WhenPos)
+			}
+		}
 	})
 }
 
