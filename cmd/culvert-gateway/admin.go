@@ -14,6 +14,7 @@ import (
 	"github.com/culvert-vpn/culvert/internal/adminctl"
 	"github.com/culvert-vpn/culvert/internal/localsock"
 	"github.com/culvert-vpn/culvert/internal/neterr"
+	"github.com/culvert-vpn/culvert/server"
 )
 
 // adminCommand is the administration of a running gateway over its own socket, for when nobody can log in.
@@ -69,7 +70,7 @@ func (p *program) adminSocket() (string, error) {
 	case "off":
 		return "", &adminctl.Error{Code: adminctl.ExitError, Message: "this gateway has no admin socket", Hint: "the configuration says admin.socket: off"}
 	case "":
-		return filepath.Join(cfg.StateDir, "admin.sock"), nil
+		return filepath.Join(cfg.StateDir, server.AdminSocket), nil
 	default:
 		return cfg.Admin.Socket, nil
 	}

@@ -175,6 +175,7 @@ func startGateway(ctx context.Context, ts *testscript.TestScript, issuer, policy
 	cfg, err := server.LoadConfig(filepath.Join(folder, server.ConfigFile), nil)
 	ts.Check(err)
 	cfg.Listen, cfg.DrainTimeout = l.Addr().String(), time.Second
+	cfg.Admin.Roles = []server.RoleConfig{{Role: "owner", Groups: []string{"admins"}}}
 	ts.Check(cfg.Validate())
 	gateway, err := server.New(ctx, *cfg, server.Options{Logger: slog.New(slog.DiscardHandler), Listener: l})
 	ts.Check(err)

@@ -141,9 +141,9 @@ func userTable(items []adminapi.User, cal calendar) *table {
 	return t
 }
 
-// userName is what commands take for USER.
+// userName is what commands take for USER, as the audit log writes it: an address counts only where it is trusted.
 func userName(u adminapi.User) string {
-	if u.Email == "" {
+	if u.Email == "" || !u.EmailTrusted {
 		return clean(u.Provider + ":sub:" + u.Subject)
 	}
 	return person(u.Person)
