@@ -230,3 +230,29 @@ func TestLogoutAtTheProvider(t *testing.T) {
 		t.Errorf("ping after the logout: %v", r)
 	}
 }
+
+// The certified provider honours max_age and prompt by its own rules, with a session of its own in the browser.
+func TestFreshLoginAtTheIndependentProvider(t *testing.T) {
+	t.Parallel()
+	const fresh = 5 * time.Second
+	p := startProvider(t, "id_token")
+	g := startGateway(t, gatewayConfig{issuer: p.issuer, policy: fmt.Sprintf(`version: 1
+services:
+  db: {address: %q}
+rules:
+  - {name: dba, subjects: {groups: [engineering]}, allow: [db], reauth_within: %s}
+`, echo(t), fresh)})
+	d := newDesktop(t)
+	d.login(g, "ada")
+	loggedIn := time.Now()
+	eventually(t, "the login is old", func() bool { return time.Since(loggedIn) > fresh+time.Second })
+	c := d.start("connect", "--no-browser", "db")
+	address := c.expect(signInAt)[1]
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if page, err := newBrowser(person("ada")).visit(ctx, address); err != nil {
+		t.Fatalf("%v\n%s", err, page)
+	}
+	fmt.Fprintln(c.stdin, "signed in again")
+	c.expect("signed in again")
+}

@@ -63,6 +63,10 @@ func TestStepUp(t *testing.T) {
 	if err != nil || session.ProviderSID != "sid-2" || !session.AuthTime.Equal(id.AuthTime) {
 		t.Errorf("session %+v, %v", session, err)
 	}
+	user, err := f.store.User(t.Context(), id.UserID())
+	if err != nil || !user.EmailTrusted || user.ACR != "phr" || len(user.Groups) != 1 || user.Groups[0] != "dba" || !user.GroupsKnown {
+		t.Errorf("user %+v, %v", user, err)
+	}
 	// What is renewed afterwards keeps the login, whichever certificate and refresh token it is renewed by.
 	stepNonce := strings.Fields(session.Nonce)[1]
 	for name, resp := range map[string]*enroll.Response{"the new certificate": second, "the old certificate": first} {
