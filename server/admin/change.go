@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -17,6 +18,8 @@ func (a *API) change(ctx context.Context, c *call, r audit.Record, effect func(c
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeTimeout)
 	defer cancel()
 	r.Reference, r.Actor = audit.NewReference(), c.caller.actor()
+	// The database's index has these two fields of a record, and not those of its administration.
+	r.Target, r.Detail = r.Admin.Object, cmp.Or(r.Detail, r.Admin.Comment)
 	if _, err := a.Audit.Append(ctx, r); err != nil {
 		return "", refuse(adminapi.CodeAuditUnavailable, "the audit log cannot be written, so nothing was changed").
 			remedy("the gateway's operator must see to its disk").because(err)

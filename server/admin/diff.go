@@ -12,12 +12,8 @@ import (
 	"github.com/culvert-vpn/culvert/server/policy"
 )
 
-const (
-	// maxKnown bounds the people for whom a difference is worked out.
-	maxKnown = 20_000
-	// lineTimeout bounds how long somebody may take to read a line of progress.
-	lineTimeout = 30 * time.Second
-)
+// maxKnown bounds the people for whom a difference is worked out.
+const maxKnown = 20_000
 
 // policyDiff answers with lines: progress while the preview runs, and the result or a problem as the last one. Refusals that are
 // known before are answered like everywhere else.
@@ -76,7 +72,7 @@ func (l *lines) write(line adminapi.DiffLine) {
 	if err == nil {
 		conn := http.NewResponseController(l.w)
 		// Where a test's writer has no deadlines and no buffer, there is nothing to do.
-		_ = conn.SetWriteDeadline(time.Now().Add(lineTimeout))
+		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout(len(data))))
 		if !l.begun {
 			setHeaders(l.w, adminapi.TypeLines)
 			l.begun = true

@@ -25,7 +25,7 @@ func TestPolicyApply(t *testing.T) {
 		t.Errorf("%+v", applied)
 	}
 	r := w.lastAudited(audit.EventPolicyChanged)
-	if r.Reference != applied.Reference || r.Policy != applied.Digest || r.Admin.Object != "version 2" || r.Admin.Comment != "ticket 17" || r.Admin.Role != "editor" || r.Actor.Subject != "ed" {
+	if r.Target != "version 2" || r.Detail != "ticket 17" || r.Reference != applied.Reference || r.Policy != applied.Digest || r.Admin.Object != "version 2" || r.Admin.Comment != "ticket 17" || r.Admin.Role != "editor" || r.Actor.Subject != "ed" {
 		t.Errorf("%+v %+v", r, r.Admin)
 	}
 	inForce := must[*adminapi.PolicyDocument](t)(c.Policy(t.Context()))
@@ -61,7 +61,6 @@ func TestPolicyThatDoesNotLoadIsNotApplied(t *testing.T) {
 		"a fault": strings.Replace(firstPolicy, "allow: [wiki]", "allow: [wikki]", 1),
 		"a test":  strings.Replace(firstPolicy, "deny: [payroll]", "deny: [wiki]", 1),
 		"no YAML": "\t{",
-		"large":   "# " + strings.Repeat("x", adminapi.MaxDocument),
 	} {
 		_, err := c.PolicyApply(t.Context(), adminapi.PolicyApply{Document: document, Expected: 1})
 		p := refused(t, err, adminapi.CodePolicyInvalid)
@@ -72,6 +71,9 @@ func TestPolicyThatDoesNotLoadIsNotApplied(t *testing.T) {
 		if check.Valid || check.Digest != policy.DigestOf([]byte(document)).String() {
 			t.Errorf("%s: %+v", name, check)
 		}
+	}
+	if _, err := w.api.load(strings.Repeat("#", adminapi.MaxDocument+1)); err == nil {
+		t.Error("a policy of any size is loaded")
 	}
 	if w.head() != 1 || len(w.audited(audit.EventPolicyChanged)) != 0 {
 		t.Error("a policy that does not load was applied")
@@ -360,4 +362,11 @@ func TestWhoAndWhat(t *testing.T) {
 	refused(t, err, adminapi.CodeBadRequest)
 	_, err = c.PolicyWhat(t.Context(), adminapi.WhatQuery{User: "p0@corp.example", List: adminapi.List{Cursor: "-1"}})
 	refused(t, err, adminapi.CodeBadRequest)
+}
+
+// What fits into a body is what the policy package takes.
+func TestDocumentLimit(t *testing.T) {
+	if adminapi.MaxDocument != policy.MaxFileSize {
+		t.Errorf("%d and %d", adminapi.MaxDocument, policy.MaxFileSize)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/culvert-vpn/culvert/internal/adminapi"
 	"github.com/culvert-vpn/culvert/server/audit"
@@ -210,11 +211,21 @@ func (a *API) write(w http.ResponseWriter, status int, contentType string, reply
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}
+	// Where a test's writer has no deadlines, there is nobody slow.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout(len(data))))
 	setHeaders(w, contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	w.WriteHeader(status)
 	_, _ = w.Write(data) // who hung up asks again
 }
+
+// writeTimeout bounds how long somebody may take to read n bytes: they hold a place as long.
+func writeTimeout(n int) time.Duration {
+	return 30*time.Second + time.Duration(n/slowest)*time.Second
+}
+
+// slowest is how many bytes a second a reader takes at least.
+const slowest = 64 << 10
 
 func setHeaders(w http.ResponseWriter, contentType string) {
 	h := w.Header()
