@@ -79,7 +79,7 @@ func (x *stream) decideBuiltIn() (d policy.Decision, told *wire.Refusal) {
 	d.Code, d.Reason, d.Remedy, d.Condition = no.Code, no.Reason, no.Remedy, conditionNotAdmitted
 	switch no.Code {
 	case "", wire.CodeOK, wire.CodeNoSuchService:
-		d.Code = wire.CodeNoSuchService
+		d.Code = wire.CodeDenied
 		return d, x.l.g.cfg.Policy().Decide(x.l.whom().policy, x.ask(true)).Refusal("")
 	}
 	return d, no

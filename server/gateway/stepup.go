@@ -96,17 +96,20 @@ func (x *stream) askLogin(d policy.Decision) error {
 // awaitLogin decides again whenever recheck says that something changed, until it is not a login that is missing.
 func (x *stream) awaitLogin(q *question, need *denial) error {
 	x.l.g.metrics.stepUps.Inc()
+	before := x.l.session.Identity().AuthTime
 	timeout := time.NewTimer(x.l.g.cfg.StepUpWait)
 	defer timeout.Stop()
 	for {
 		select {
 		case <-x.wake:
 			err := x.reg.Settle(x.decide)
-			if next, missing := needsLogin(err); missing {
-				need = next
-				continue
+			next, missing := needsLogin(err)
+			if !missing {
+				return err
 			}
-			return err
+			if need = next; x.l.session.Identity().AuthTime.After(before) {
+				return need.because("the login that came is not fresh enough")
+			}
 		case <-q.declined:
 			return need.because("there was no fresh login: " + q.why)
 		case <-timeout.C:

@@ -167,33 +167,28 @@ func (r *Registry) Cut(f Filter, t wire.Termination) int {
 }
 
 // CutWhere is Cut by a function: it gets the identity and all certificates of each session (read-only), and what it returns is
-// the end of that session; nil lets it live. It is called by several goroutines at once.
+// the end of that session; nil lets it live.
 func (r *Registry) CutWhere(end func(id *auth.Identity, serials []auth.Serial) *wire.Termination) int {
-	var mu sync.Mutex
-	var left []*Session
-	var why []*wire.Termination
-	r.each(func(s *Session) {
-		t := end(s.members())
-		if t == nil {
-			return
+	var cut []*Session
+	why := make(map[*Session]*wire.Termination)
+	for _, s := range r.all() {
+		if t := end(s.members()); t != nil {
+			cut = append(cut, s)
+			why[s] = t
 		}
-		s.leave(t)
-		mu.Lock()
-		defer mu.Unlock()
-		left, why = append(left, s), append(why, t)
-	})
+	}
+	each(cut, func(s *Session) { s.leave(why[s]) }) // of all, before any context is cancelled: see batch
 	n := 0
-	for i, s := range left {
-		if s.End(why[i]) {
+	for _, s := range cut {
+		if s.End(why[s]) {
 			n++
 		}
 	}
 	return n
 }
 
-// each runs f for every session of this moment, on as many goroutines as there are processors.
-func (r *Registry) each(f func(*Session)) {
-	list := r.all()
+// each runs f for every session of a list, on as many goroutines as there are processors.
+func each(list []*Session, f func(*Session)) {
 	var next atomic.Int64
 	work := func() {
 		for i := next.Add(1) - 1; i < int64(len(list)); i = next.Add(1) - 1 {
@@ -242,7 +237,7 @@ func (r *Registry) Redecide() int {
 	r.sweep.Lock()
 	defer r.sweep.Unlock()
 	var cut batch
-	r.each(func(s *Session) { s.recheck(&cut) })
+	each(r.all(), func(s *Session) { s.recheck(&cut) })
 	return cut.finish()
 }
 
@@ -269,8 +264,10 @@ func (r *Registry) Run(ctx context.Context) {
 
 // look does what the clock asks for: ends what has expired, and decides streams whose time has come.
 func (r *Registry) look(now time.Time) {
-	for _, s := range r.all() {
+	var cut batch
+	each(r.all(), func(s *Session) {
 		s.checkExpiry(now)
-		s.checkStreams(now)
-	}
+		s.checkStreams(now, &cut)
+	})
+	cut.finish()
 }

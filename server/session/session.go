@@ -212,13 +212,10 @@ func (s *Session) Redecide() int {
 	return cut.finish()
 }
 
-// recheck leaves the services of the streams that may not go on, and adds the rest of their end to cut.
+// recheck has all streams decided again.
 func (s *Session) recheck(cut *batch) {
 	for _, st := range s.list() {
-		if cause := st.decideAgain(); cause != nil {
-			st.away(cause)
-			cut.add(st, cause)
-		}
+		st.decideAgain(cut)
 	}
 }
 
@@ -237,7 +234,7 @@ func (s *Session) hasten(t time.Time) {
 }
 
 // checkStreams does what was scheduled for now or before.
-func (s *Session) checkStreams(now time.Time) {
+func (s *Session) checkStreams(now time.Time, cut *batch) {
 	if due := s.due.Load(); due == 0 || due > now.UnixNano() {
 		return
 	}
@@ -249,9 +246,7 @@ func (s *Session) checkStreams(now time.Time) {
 			st.warn(warnOf)
 		}
 		if recheck {
-			if cause := st.decideAgain(); cause != nil {
-				st.Cut(cause)
-			}
+			st.decideAgain(cut)
 		}
 	}
 }

@@ -133,12 +133,15 @@ func (st *Stream) away(cause error) {
 	}
 }
 
-// decideAgain is why an open stream may not go on, or nil.
-func (st *Stream) decideAgain() error {
+// decideAgain leaves the service when the stream may not go on, and adds the rest of its end to cut.
+func (st *Stream) decideAgain(cut *batch) {
 	if st.recheck == nil || st.ctx.Err() != nil {
-		return nil
+		return
 	}
-	return st.recheck()
+	if cause := st.recheck(); cause != nil {
+		st.away(cause)
+		cut.add(st, cause)
+	}
 }
 
 // Settle runs decide, and runs it again when something changed meanwhile that asks for a new decision. After it returned nil, any
