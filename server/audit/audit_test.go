@@ -34,7 +34,8 @@ type faults struct {
 	truncate error
 	sync     error
 	create   error
-	room     int64 // what free says; 0: the truth
+	hang     chan struct{} // syncs wait for it
+	room     int64         // what free says; 0: the truth
 	writes   int
 	syncs    int
 }
@@ -101,6 +102,12 @@ func (f faultyFile) Truncate(size int64) error {
 }
 
 func (f faultyFile) Sync() error {
+	f.f.mu.Lock()
+	hang := f.f.hang
+	f.f.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
 	f.f.mu.Lock()
 	defer f.f.mu.Unlock()
 	f.f.syncs++
@@ -318,20 +325,19 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	fs := &faults{}
 	l := open(t, Config{Dir: t.TempDir(), fs: faultFS{fs}})
 	ctx, cancel := context.WithCancelCause(t.Context())
-	fs.mu.Lock() // the sync hangs
+	hang := make(chan struct{})
+	fs.set(func(f *faults) { f.hang = hang })
 	done := make(chan error)
 	go func() {
-		l.mu.Lock()
-		round := l.w.join()
-		l.mu.Unlock()
-		done <- l.await(ctx, round)
+		_, err := l.Append(ctx, Record{Event: EventIssued})
+		done <- err
 	}()
 	cause := errors.New("the client went away")
 	cancel(cause)
 	if err := <-done; !errors.Is(err, cause) {
 		t.Errorf("%v", err)
 	}
-	fs.mu.Unlock()
+	close(hang)
 }
 
 func BenchmarkAppendStream(b *testing.B) {

@@ -33,13 +33,17 @@ func encode(r *Record) ([]byte, error) {
 	for _, field := range r.free() {
 		*field = scrub(*field)
 	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
+	b := bytes.NewBuffer(make([]byte, 0, 1024))
+	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(r); err != nil {
 		return nil, fmt.Errorf("encode audit record: %w", err)
 	}
-	return escape(b.Bytes()), nil
+	line := escape(b.Bytes())
+	if len(line) > maxLine {
+		return nil, fmt.Errorf("encode audit record: it has %d bytes, and %d is the most", len(line), maxLine)
+	}
+	return line, nil
 }
 
 // own copies what other records may share.
@@ -72,10 +76,10 @@ func (r *Record) free() []*string {
 
 // texts lists every text that comes from outside, in one place, so that none escapes the cap.
 func (r *Record) texts() []*string {
-	list := []*string{
+	list := make([]*string, 0, 48)
+	list = append(list,
 		&r.Prev, (*string)(&r.Event), &r.Reference, &r.Stream, &r.Link, &r.Trace, &r.Client, (*string)(&r.Kind), &r.Target, &r.Service,
-		&r.Address, &r.Rule, &r.Policy, (*string)(&r.Code), &r.Condition, &r.Reason, &r.Detail, &r.Checkpoint,
-	}
+		&r.Address, &r.Rule, &r.Policy, (*string)(&r.Code), &r.Condition, &r.Reason, &r.Detail, &r.Checkpoint)
 	if a := r.Actor; a != nil {
 		list = append(list, (*string)(&a.User), &a.Provider, &a.Issuer, &a.Subject, &a.Name, &a.Email,
 			(*string)(&a.Login), (*string)(&a.Session), (*string)(&a.Device), (*string)(&a.Serial), &a.Remote)
@@ -145,7 +149,7 @@ func capText(s string) string {
 // strings, so the line means the same; printed to a terminal it is inert (Go CVE-2025-58189).
 func escape(line []byte) []byte {
 	body := line[:len(line)-1] // without the newline that Encode adds
-	if !bytes.ContainsFunc(body, hostile) {
+	if plain(body) || !bytes.ContainsFunc(body, hostile) {
 		return line
 	}
 	out := make([]byte, 0, len(line)+64)
@@ -163,6 +167,16 @@ func escape(line []byte) []byte {
 		body = body[n:]
 	}
 	return append(out, '\n')
+}
+
+// plain reports what nearly every line is: printable ASCII.
+func plain(text []byte) bool {
+	for _, c := range text {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // hostile reports control characters, invisible format characters such as bidirectional overrides, line

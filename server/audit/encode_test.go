@@ -111,7 +111,7 @@ func TestThreatSecretsAreCutOut(t *testing.T) {
 	}
 	mustAppend(t, l, Record{Event: EventConfigLoaded, Reason: "ordinary: code denied, rule=staff, token bucket, 10.0.0.1:443"})
 	l.Close()
-	paths, _ := filepath.Glob(filepath.Join(dir, "*"))
+	paths, _ := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix))
 	for _, p := range paths {
 		data, err := os.ReadFile(p)
 		if err != nil {

@@ -14,17 +14,12 @@ import (
 func noGaps(t *testing.T, dir string) []Record {
 	t.Helper()
 	list := readAll(t, dir)
-	var seen bitmap
-	for _, r := range list {
-		if seen.set(r.Seq) {
-			t.Errorf("number %d twice", r.Seq)
+	for i, r := range list {
+		if r.Seq != uint64(i+1) {
+			t.Errorf("record %d has the number %d", i+1, r.Seq)
 		}
 	}
-	for n := range list {
-		if !seen.set(uint64(n + 1)) {
-			t.Errorf("number %d is missing", n+1)
-		}
-	}
+	whole(t, dir)
 	return list
 }
 
@@ -91,11 +86,11 @@ func TestFailedSync(t *testing.T) {
 			t.Error(st.Err)
 		}
 		mustAppend(t, l, Record{Event: EventIssued})
-		l.mu.Lock()
+		l.pen.Lock()
 		if len(l.w.pending) != 0 || l.w.again || l.w.bytes != 0 {
 			t.Errorf("%d lines are pending, again %v", len(l.w.pending), l.w.again)
 		}
-		l.mu.Unlock()
+		l.putDown()
 		if err := l.Close(); err != nil {
 			t.Error(err)
 		}
@@ -114,15 +109,15 @@ func TestFailedSync(t *testing.T) {
 func TestASyncAfterAFailedOneProvesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := open(t, Config{Dir: t.TempDir()})
-		l.mu.Lock()
+		l.pen.Lock()
 		first, files := l.w.beginRound()
-		if err := l.w.write(&Record{Event: EventConfigLoaded}); err != nil {
+		if err := l.w.put(&Record{Event: EventConfigLoaded}); err != nil {
 			t.Fatal(err)
 		}
 		l.w.endRound(first, files, syscall.EIO)
 		second, files := l.w.beginRound()
 		l.w.endRound(second, files, nil)
-		l.mu.Unlock()
+		l.putDown()
 		if first.err == nil || second.err == nil {
 			t.Errorf("%v, %v", first.err, second.err)
 		}

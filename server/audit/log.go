@@ -6,124 +6,15 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"golang.org/x/mod/sumdb/note"
 
 	"github.com/culvert-vpn/culvert/internal/durable"
 )
-
-// Errors that callers branch on.
-var (
-	// ErrClosed reports a record after Close.
-	ErrClosed = errors.New("audit log is closed")
-	// ErrNoSpace refuses what opens something while the disk has less than Config.MinFree left, so that
-	// what is open can still be closed in the record.
-	ErrNoSpace = errors.New("too little space for the audit log")
-	// ErrBusy reports that too many records wait for the disk.
-	ErrBusy = errors.New("too many audit records wait for the disk")
-)
-
-// Config configures a log.
-type Config struct {
-	Dir     string // the folder; made with 0700 where it is missing. Required.
-	Gateway string // name of the gateway, for the first record. Optional.
-	Version string // of the program, for the first record. Optional.
-
-	// SegmentSize is when a new file begins, in bytes. Default 64 MiB.
-	SegmentSize int64
-	// KeepBytes is how much all logs together may take; the oldest segments are removed beyond that, and
-	// the log says so. 0 keeps everything.
-	KeepBytes int64
-	// MinFree is the space below which nothing new is opened. Default 32 MiB; negative: none. The alarm
-	// begins at four times that.
-	MinFree int64
-	// SyncDelay is how long records of streams wait for their sync. Default 50 ms.
-	SyncDelay time.Duration
-	// RepeatWindow is how long repetitions of a refusal are counted before a record says how many.
-	// Default 1 min.
-	RepeatWindow time.Duration
-
-	// OnFailure says what happens while records cannot be written: with [Refuse], the default, Append fails, and its
-	// callers open nothing new. With [Continue] it does not, and records wait in memory for the disk; those that
-	// find no room there are lost, and counted.
-	OnFailure OnFailure
-	// Queue is how many records may wait for the disk. Beyond it Append fails with ErrBusy. Default 16,384.
-	Queue int
-
-	// Origin names the gateway in checkpoints, and its key. It must not change, since the key keeps its first name.
-	// Default: Gateway.
-	Origin string
-	// Signer signs checkpoints. Default: the key in Dir, made at the first start. PublicKey must come with it, as
-	// golang.org/x/mod/sumdb/note writes it.
-	Signer    note.Signer
-	PublicKey string
-	// CheckpointEvery and CheckpointRecords are after how long and how many records one is signed, if there are
-	// new records at all. Default 10 s and 1,000.
-	CheckpointEvery   time.Duration
-	CheckpointRecords int
-	// OnCheckpoint is told the newest checkpoint, after its records are on the disk; the last one by Close. It is called
-	// from a goroutine of its own, one call at a time; while it runs, older checkpoints give way to newer ones.
-	// Optional.
-	OnCheckpoint func(Checkpoint)
-
-	Now    func() time.Time // Optional.
-	Logger *slog.Logger     // Optional.
-
-	fs fileSystem // the seam for tests
-}
-
-// OnFailure says what happens while records cannot be written.
-type OnFailure string
-
-// What can be chosen.
-const (
-	Refuse   OnFailure = "refuse"
-	Continue OnFailure = "continue"
-)
-
-const (
-	defaultSegmentSize  = 64 << 20
-	defaultMinFree      = 32 << 20
-	defaultSyncDelay    = 50 * time.Millisecond
-	defaultRepeatWindow = time.Minute
-	maxUnsynced         = 1 << 20 // bytes after which the sync does not wait
-	maxBacklog          = 20_000  // closing records kept while nothing can be written
-	retryInterval       = time.Second
-)
-
-func (c *Config) setDefaults() error {
-	if c.Dir == "" {
-		return errors.New("audit: no folder")
-	}
-	if c.SegmentSize <= 0 {
-		c.SegmentSize = defaultSegmentSize
-	}
-	if c.MinFree == 0 {
-		c.MinFree = defaultMinFree
-	}
-	if c.SyncDelay <= 0 {
-		c.SyncDelay = defaultSyncDelay
-	}
-	if c.RepeatWindow <= 0 {
-		c.RepeatWindow = defaultRepeatWindow
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.fs == nil {
-		c.fs = osFileSystem{}
-	}
-	return nil
-}
 
 // A Log is this process's audit log. It is safe for concurrent use; make one with [Open] and end it
 // with Close.
@@ -135,14 +26,40 @@ type Log struct {
 	urgent chan struct{} // sync now
 	soon   chan struct{} // sync within SyncDelay
 	done   chan struct{} // the keeper has ended
+	notary notary
+	names  atomic.Uint64 // streams named
+
+	// Who has the pen writes. It is held while the system takes a line, but not for a sync. Who has the pen may take mu;
+	// nobody waits for the pen with mu held.
+	pen sync.Mutex
+	w   writer
+	run []PreviousLog // logs whose processes run beside this one, as last seen; with the pen
 
 	closing sync.Once
 	mu      sync.Mutex
-	w       writer
+	queue   []*batch // records that wait for the pen, oldest first
+	queued  int      // records in queue
+	snap    snapshot // of w, when the pen was last put down
 	repeats repeats
-	backlog []Record // closing records that could not be written
-	lost    uint64   // closing records that did not fit there either
+	backlog [][]byte // records that could not be written
+	lost    uint64   // records that did not fit there either
+	allLost uint64   // since the log began
+	shouted time.Time
 	stopped bool
+	grown   chan struct{} // closed when more is on the disk
+	end     Position      // behind the last record that is on the disk
+}
+
+// snapshot is what is known of the writer without the pen.
+type snapshot struct {
+	seq      uint64
+	unsynced int // records
+	bytes    int
+	fault    error
+	space    error
+	free     int64
+	low      bool
+	signed   uint64
 }
 
 // Open starts a new log in cfg.Dir and writes the missing closing records of logs whose process died.
@@ -155,44 +72,86 @@ func Open(cfg Config) (*Log, error) {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
 	l := &Log{
-		cfg: cfg, id: newLogID(cfg.Now()),
-		closed: make(chan struct{}), done: make(chan struct{}),
-		urgent: make(chan struct{}, 1), soon: make(chan struct{}, 1),
+		cfg: cfg, closed: make(chan struct{}), done: make(chan struct{}),
+		urgent: make(chan struct{}, 1), soon: make(chan struct{}, 1), grown: make(chan struct{}),
 	}
-	var err error
-	if l.owner, err = durable.TryLock(l.lockPath()); err != nil {
-		return nil, fmt.Errorf("open audit log: %w", err)
-	}
-	l.w.init(&l.cfg, l.id)
-	l.repeats.init(cfg.RepeatWindow)
-	if err := l.begin(); err != nil {
-		l.w.close()
-		l.release()
+	if err := l.open(); err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
 	go l.keep()
 	return l, nil
 }
 
-// begin writes the first records and recovers dead logs, all synced.
-func (l *Log) begin() error {
-	first := Record{Time: l.stamp(time.Time{}), Event: EventLogOpened, Process: &Process{
-		Log: l.id, Gateway: l.cfg.Gateway, Version: l.cfg.Version, PID: os.Getpid(),
-	}}
-	if err := l.w.write(&first); err != nil {
+func (l *Log) open() (err error) {
+	if l.cfg.Signer == nil {
+		if l.cfg.Signer, l.cfg.PublicKey, err = keyOf(l.cfg.Dir, l.cfg.Origin); err != nil {
+			return err
+		}
+	}
+	if l.id, err = nextLogID(l.cfg.Dir, l.cfg.Now()); err != nil {
 		return err
 	}
-	dead, err := l.recover()
+	if l.owner, err = durable.TryLock(l.lockPath()); err != nil {
+		return err
+	}
+	l.w.init(&l.cfg, l.id, l.cfg.Signer)
+	l.repeats.init(l.cfg.RepeatWindow)
+	l.notary.init(&l.cfg)
+	if err := l.begin(); err != nil {
+		l.w.close()
+		l.release()
+		return err
+	}
+	return nil
+}
+
+// begin writes the first records and recovers dead logs, all synced.
+func (l *Log) begin() error {
+	dead, err := l.findDead()
+	defer func() {
+		for _, d := range dead {
+			d.release(err == nil, l.cfg.Logger)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	past, err := l.studyPast(dead)
+	if err != nil {
+		return err
+	}
+	l.run = past.running()
+	err = l.w.put(&Record{Time: l.stamp(time.Time{}), Event: EventLogOpened, Previous: past.previous, Process: &Process{
+		Log: l.id, Gateway: l.cfg.Gateway, Version: l.cfg.Version, PID: os.Getpid(), Key: l.cfg.PublicKey,
+	}})
 	if err == nil {
-		err = errors.Join(l.w.syncAll(), l.w.prune())
+		err = l.closeForAll(dead, past)
 	}
-	for _, d := range dead {
-		d.release(err == nil, l.cfg.Logger)
+	if err == nil {
+		err = l.w.prune()
 	}
+	if err == nil {
+		err = l.syncAll()
+	}
+	if err == nil {
+		err = l.tellTree()
+	}
+	l.note()
 	return err
 }
 
-func (l *Log) lockPath() string { return filepath.Join(l.cfg.Dir, l.id+lockSuffix) }
+// tellTree signs the tree as it is, for the file beside the log. Everything must be on the disk.
+func (l *Log) tellTree() error {
+	c, err := sign(l.w.signer, l.id, &l.w.tree)
+	if err != nil {
+		return err
+	}
+	return l.notary.tell(c)
+}
+
+func (l *Log) lockPath() string { return lockPath(l.cfg.Dir, l.id) }
+
+func lockPath(dir, log string) string { return filepath.Join(dir, log+lockSuffix) }
 
 // release gives up the mark that the log's process lives.
 func (l *Log) release() {
@@ -207,13 +166,74 @@ func (l *Log) Append(ctx context.Context, r Record) (Receipt, error) {
 	if r.Event.repeats() {
 		return l.appendRefusal(ctx, r)
 	}
-	l.mu.Lock()
-	receipt, round, err := l.appendLocked(&r)
-	l.mu.Unlock()
+	if (r.Event == EventStreamOpen || r.Event == EventSessionOpen) && r.Stream == "" {
+		r.Stream = l.nameStream()
+	}
+	receipt := Receipt{Reference: r.Reference, Stream: r.Stream}
+	body, err := encode(&r)
 	if err != nil {
 		return Receipt{}, err
 	}
-	return receipt, l.await(ctx, round)
+	l.mu.Lock()
+	t, err := l.enqueueLocked(r.Event, body)
+	l.mu.Unlock()
+	return l.outcome(ctx, r.Event, body, receipt, t, err)
+}
+
+func (l *Log) nameStream() string {
+	return l.id + "/" + strconv.FormatUint(l.names.Add(1), 10)
+}
+
+// outcome waits for a record in the queue, and says what came of it.
+func (l *Log) outcome(ctx context.Context, e Event, body []byte, receipt Receipt, t ticket, err error) (Receipt, error) {
+	if err == nil {
+		err = l.written(t)
+	}
+	if errors.Is(err, ErrClosed) {
+		return Receipt{}, err
+	}
+	if err != nil {
+		return l.notWritten(e, body, receipt, err)
+	}
+	receipt.Seq = t.batch.first + uint64(t.at)
+	if e.lazy() && t.batch.unsynced < maxUnsynced {
+		signal(l.soon)
+		return receipt, nil
+	}
+	signal(l.urgent)
+	if err := l.await(ctx, t.batch.round); err != nil && l.cfg.OnFailure == Refuse {
+		return Receipt{}, err
+	}
+	return receipt, nil
+}
+
+// notWritten keeps a closing record for later, and with Continue any: what was opened in the record must end there too.
+func (l *Log) notWritten(e Event, body []byte, receipt Receipt, err error) (Receipt, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e.closes() || l.cfg.OnFailure == Continue {
+		if len(l.backlog) < maxBacklog {
+			l.backlog = append(l.backlog, body)
+		} else {
+			l.lost, l.allLost = l.lost+1, l.allLost+1
+		}
+	}
+	if l.cfg.OnFailure == Continue {
+		l.shoutLocked(err)
+		return receipt, nil
+	}
+	return Receipt{}, fmt.Errorf("append audit record: %w", err)
+}
+
+// shoutLocked says once a minute that things go on unrecorded.
+func (l *Log) shoutLocked(err error) {
+	now := l.cfg.Now()
+	if !l.shouted.IsZero() && now.Sub(l.shouted).Abs() < shoutInterval {
+		return
+	}
+	l.shouted = now
+	l.cfg.Logger.Error("AUDIT RECORDS CANNOT BE WRITTEN, and streams go on unrecorded, as configured (on_failure: continue)",
+		"waiting", len(l.backlog), "lost", l.allLost, "err", err)
 }
 
 func (l *Log) stamp(t time.Time) time.Time {
@@ -223,76 +243,8 @@ func (l *Log) stamp(t time.Time) time.Time {
 	return t.UTC().Truncate(time.Millisecond)
 }
 
-// appendLocked writes a record and returns the round of syncs to wait for, if any.
-func (l *Log) appendLocked(r *Record) (Receipt, *round, error) {
-	if l.stopped {
-		return Receipt{}, nil, ErrClosed
-	}
-	if err := l.admitLocked(r); err != nil {
-		return Receipt{}, nil, fmt.Errorf("append audit record: %w", err)
-	}
-	l.drainBacklogLocked()
-	if err := l.w.write(r); err != nil {
-		l.postponeLocked(r)
-		return Receipt{}, nil, fmt.Errorf("append audit record: %w", err)
-	}
-	receipt := Receipt{Seq: r.Seq, Reference: r.Reference, Stream: r.Stream}
-	if r.Event.lazy() && l.w.unsynced() < maxUnsynced {
-		signal(l.soon)
-		return receipt, nil, nil
-	}
-	round := l.w.join()
-	signal(l.urgent)
-	return receipt, round, nil
-}
-
-// admitLocked refuses what opens something while space is short, and names what is opened.
-func (l *Log) admitLocked(r *Record) error {
-	switch r.Event {
-	case EventStreamOpen, EventSessionOpen, EventIssued:
-		if err := l.w.checkSpace(); err != nil {
-			return err
-		}
-	}
-	if (r.Event == EventStreamOpen || r.Event == EventSessionOpen) && r.Stream == "" {
-		r.Stream = l.id + "/" + strconv.FormatUint(l.w.seq+1, 10)
-	}
-	return nil
-}
-
-// postponeLocked keeps a closing record for later: what was opened in the record must end there too.
-func (l *Log) postponeLocked(r *Record) {
-	if !r.Event.closes() {
-		return
-	}
-	if len(l.backlog) >= maxBacklog {
-		l.lost++
-		return
-	}
-	l.backlog = append(l.backlog, *r)
-}
-
-func (l *Log) drainBacklogLocked() {
-	for len(l.backlog) > 0 {
-		if err := l.w.write(&l.backlog[0]); err != nil {
-			return
-		}
-		l.backlog = l.backlog[1:]
-	}
-	l.backlog = nil
-	if l.lost > 0 {
-		r := Record{Time: l.stamp(time.Time{}), Event: EventLogLost, Detail: fmt.Sprintf("%d closing records did not fit into memory while nothing could be written", l.lost)}
-		if l.w.write(&r) == nil {
-			l.lost = 0
-		}
-	}
-}
-
 // await waits until the round's sync is over.
 func (l *Log) await(ctx context.Context, r *round) error {
-	if r == nil {
-		return nil
-	}
 	select {
 	case <-r.done:
 		if r.err != nil {
@@ -311,91 +263,41 @@ func signal(c chan struct{}) {
 	}
 }
 
-// keep is the log's goroutine: it syncs, writes summaries of repetitions, watches the free space and
-// retries after a fault.
-func (l *Log) keep() {
-	defer close(l.done)
-	window := time.NewTicker(l.cfg.RepeatWindow)
-	defer window.Stop()
-	retry := time.NewTicker(retryInterval)
-	defer retry.Stop()
-	for {
-		select {
-		case <-l.urgent:
-			l.sync()
-		case <-l.soon:
-			l.pause()
-			l.sync()
-		case <-window.C:
-			l.flushRepeats()
-		case <-retry.C:
-			l.heal()
-		case <-l.closed:
-			return
-		}
-	}
-}
-
-// pause lets more records gather before a sync, unless one is urgent.
-func (l *Log) pause() {
-	t := time.NewTimer(l.cfg.SyncDelay)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-l.urgent:
-	case <-l.closed:
-	}
-}
-
-// sync runs one round: everything written before it begins is on the disk when it ends.
-func (l *Log) sync() {
-	l.mu.Lock()
-	if l.w.idle() {
-		l.mu.Unlock()
-		return
-	}
-	round, files := l.w.beginRound()
-	l.mu.Unlock()
-	err := syncFiles(files)
-	l.mu.Lock()
-	l.w.endRound(round, files, err)
-	l.mu.Unlock()
-	if err != nil {
-		l.cfg.Logger.Error("audit log is not written to the disk", "err", err)
-	}
-}
-
-// heal writes what waits, once a second, so that a log recovers without new events.
-func (l *Log) heal() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.w.failed() || len(l.backlog) > 0 || l.lost > 0 {
-		l.w.repair()
-		l.drainBacklogLocked()
-		signal(l.soon)
-	}
-	l.w.watchSpace()
-}
-
 // Status says how the log is.
 type Status struct {
-	Log     string
-	Seq     uint64 // of the last record
-	Err     error  // nil, or why records cannot be written at the moment
-	Free    int64  // bytes on the disk, -1 where not known
-	Low     bool   // less than four times MinFree: time to act
-	Waiting int    // closing records in memory
-	Counted int    // distinct refusals that are being counted
+	Log      string
+	Seq      uint64 // of the last record
+	Err      error  // nil, or why records cannot be written at the moment
+	Free     int64  // bytes on the disk, -1 where not known
+	Low      bool   // less than four times MinFree: time to act
+	Queued   int    // records on their way to the disk
+	Unsigned uint64 // records since the last checkpoint
+	Waiting  int    // records in memory that could not be written
+	Lost     uint64 // records that found no room there, since the log began
+	Counted  int    // distinct refusals that are being counted
+
+	// Unrecorded is true while records cannot be written and streams are opened all the same, as configured.
+	Unrecorded bool
 }
 
 // Status returns how the log is; an early alarm looks at Low and Err.
 func (l *Log) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	st := l.w.status()
-	st.Log, st.Waiting, st.Counted = l.id, len(l.backlog), l.repeats.len()
-	return st
+	s := l.snap
+	return Status{
+		Log: l.id, Seq: s.seq, Err: errors.Join(s.fault, s.space), Free: s.free, Low: s.low,
+		Queued: l.queued + s.unsynced, Unsigned: s.seq - s.signed,
+		Waiting: len(l.backlog), Lost: l.allLost, Counted: l.repeats.len(),
+		Unrecorded: l.cfg.OnFailure == Continue && s.fault != nil,
+	}
 }
+
+// PublicKey returns the key that verifies the log's checkpoints, as golang.org/x/mod/sumdb/note writes it.
+func (l *Log) PublicKey() string { return l.cfg.PublicKey }
+
+// Dir returns the log's folder.
+func (l *Log) Dir() string { return l.cfg.Dir }
 
 // Close writes what is counted or waits, the log's last record, and syncs. A second Close does nothing.
 func (l *Log) Close() error {
@@ -404,24 +306,33 @@ func (l *Log) Close() error {
 		l.flushRepeats()
 		close(l.closed)
 		<-l.done
-		err = l.end()
+		l.notary.stop()
+		err = l.finish()
 		l.release()
 	})
 	return err
 }
 
-func (l *Log) end() error {
+// finish refuses further records, writes those that wait and the last one, and signs it all.
+func (l *Log) finish() error {
+	l.pen.Lock()
+	defer l.pen.Unlock()
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.stopped = true
+	l.mu.Unlock()
 	l.w.repair()
-	l.drainBacklogLocked()
-	r := Record{Time: l.stamp(time.Time{}), Event: EventLogClosed}
-	err := l.w.write(&r)
+	l.drain()
+	l.writeQueue(nil)
+	defer l.wake()
+	err := l.w.sealed(&Record{Time: l.stamp(time.Time{}), Event: EventLogClosed})
 	if err == nil {
-		err = l.w.syncAll()
+		err = l.syncAll()
 	}
 	l.w.close()
+	if err == nil {
+		err = l.tellTree()
+	}
+	l.note()
 	if err != nil {
 		return fmt.Errorf("close audit log: %w", err)
 	}
@@ -434,9 +345,20 @@ const (
 	logTimeLayout = "20060102T150405Z"
 )
 
-// newLogID returns a name that sorts by time and is used once.
-func newLogID(now time.Time) string {
-	return now.UTC().Format(logTimeLayout) + "-" + randomName()
+// nextLogID returns a name that is used once and sorts behind every log that is there, also when the clock went back.
+func nextLogID(dir string, now time.Time) (string, error) {
+	logs, err := listSegments(dir)
+	if err != nil {
+		return "", err
+	}
+	now = now.UTC().Truncate(time.Second)
+	for _, l := range logs {
+		stamp, _, _ := cut(l.id)
+		if t, err := time.Parse(logTimeLayout, stamp); err == nil && !t.Before(now) {
+			now = t.Add(time.Second)
+		}
+	}
+	return now.Format(logTimeLayout) + "-" + randomName(), nil
 }
 
 // NewReference returns 40 random bits that can be read out on the telephone: "k7qw-3m9p".

@@ -1,21 +1,17 @@
 package audit
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
 // Read calls each for every record in dir, log after log in the order of their starts, segment after
 // segment, and stops at its first error. A record that stands twice, as after a failed sync, is given once.
-// Lines that cannot be read are skipped: the log that a later process began says how many there were.
+// Lines that cannot be read are skipped: [Verify] names them.
 func Read(dir string, each func(log string, r *Record) error) error {
 	logs, err := listSegments(dir)
 	if err != nil {
@@ -31,36 +27,60 @@ func Read(dir string, each func(log string, r *Record) error) error {
 
 // logFiles are the segments of one log, in order.
 type logFiles struct {
-	id    string
-	paths []string
+	id      string
+	paths   []string
+	numbers []int
 }
 
+// listSegments lists the logs in the order of their starts. What does not have the name of a segment is no part of it.
 func listSegments(dir string) ([]logFiles, error) {
-	paths, err := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix))
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list audit log: %w", err)
 	}
-	slices.Sort(paths)
 	var logs []logFiles
-	for _, p := range paths {
-		id := logIDOf(p)
-		if n := len(logs); n > 0 && logs[n-1].id == id {
-			logs[n-1].paths = append(logs[n-1].paths, p)
-		} else if id != "" {
-			logs = append(logs, logFiles{id, []string{p}})
+	for _, e := range entries { // sorted
+		id, number, ok := segmentName(e.Name())
+		if !ok {
+			continue
 		}
+		if n := len(logs); n == 0 || logs[n-1].id != id {
+			logs = append(logs, logFiles{id: id})
+		}
+		l := &logs[len(logs)-1]
+		l.paths, l.numbers = append(l.paths, filepath.Join(dir, e.Name())), append(l.numbers, number)
 	}
 	return logs, nil
 }
 
-// logIDOf returns the log that a segment's name belongs to, or "".
-func logIDOf(path string) string {
-	name := strings.TrimSuffix(filepath.Base(path), segmentSuffix)
-	i := strings.LastIndexByte(name, '-')
-	if i < 0 {
-		return ""
+// segmentName parses "<time>-<random>-<number>.jsonl".
+func segmentName(name string) (id string, number int, ok bool) {
+	name, ok = strings.CutSuffix(name, segmentSuffix)
+	if !ok {
+		return "", 0, false
 	}
-	return name[:i]
+	i := strings.LastIndexByte(name, '-')
+	if i < 0 || len(name)-i-1 < 6 {
+		return "", 0, false
+	}
+	number, err := strconv.Atoi(name[i+1:])
+	_, _, ok = cut(name[:i])
+	return name[:i], number, ok && err == nil && number > 0
+}
+
+// cut cuts a log's name into its time and its random part.
+func cut(id string) (stamp, random string, ok bool) {
+	stamp, random, ok = strings.Cut(id, "-")
+	return stamp, random, ok && len(stamp) == len(logTimeLayout) && random != "" && !strings.ContainsAny(random, "-/")
+}
+
+// findLog returns the files of a log.
+func findLog(logs []logFiles, id string) (logFiles, bool) {
+	i, ok := slices.BinarySearchFunc(logs, id, func(l logFiles, id string) int { return strings.Compare(l.id, id) })
+	if !ok {
+		return logFiles{}, false
+	}
+	return logs[i], true
 }
 
 // damage says what could not be read.
@@ -71,100 +91,24 @@ type damage struct {
 
 // read calls each for the records of one log.
 func (l logFiles) read(each func(*Record) error) (damage, error) {
-	var total damage
-	var seen bitmap
-	for i, path := range l.paths {
-		d, err := readSegment(path, func(r *Record) error {
-			if seen.set(r.Seq) {
-				return nil
-			}
-			return each(r)
-		})
-		if err != nil {
-			return total, err
-		}
-		total.lines += d.lines
-		total.cut = d.cut
-		if d.cut > 0 && i < len(l.paths)-1 {
-			total.lines++
-		}
-	}
-	return total, nil
-}
-
-func readSegment(path string, each func(*Record) error) (damage, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return damage{}, fmt.Errorf("read audit log: %w", err)
-	}
-	defer f.Close()
-	d, err := readLines(f, each)
-	if err != nil {
-		return d, fmt.Errorf("read audit log %s: %w", filepath.Base(path), err)
-	}
-	return d, nil
-}
-
-// readLines parses lines; one that is too long counts as damaged.
-func readLines(from io.Reader, each func(*Record) error) (damage, error) {
 	var d damage
-	in := bufio.NewReaderSize(from, maxLine)
-	for {
-		line, err := in.ReadSlice('\n')
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
+	var last uint64
+	end, err := l.scan(func(_ int, ln *line) error {
+		if ln.seq == 0 {
 			d.lines++
-			if err := skipLine(in); err != nil {
-				return d, ignoreEOF(err)
-			}
-			continue
-		case err != nil:
-			d.cut = int64(len(line))
-			return d, ignoreEOF(err)
+			return nil
 		}
-		var r Record
-		if err := json.Unmarshal(bytes.TrimSuffix(line, []byte{'\n'}), &r); err != nil || r.Seq == 0 {
+		if ln.seq <= last {
+			return nil
+		}
+		r, err := ln.decode()
+		if err != nil {
 			d.lines++
-			continue
+			return nil
 		}
-		if err := each(&r); err != nil {
-			return d, err
-		}
-	}
-}
-
-func skipLine(in *bufio.Reader) error {
-	for {
-		_, err := in.ReadSlice('\n')
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			return err
-		}
-	}
-}
-
-func ignoreEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
-}
-
-// maxSeenWords bounds a bitmap, for files in which somebody wrote an absurd number.
-const maxSeenWords = 1 << 20
-
-// bitmap remembers numbers.
-type bitmap []uint64
-
-// set adds n and reports whether it was there already.
-func (b *bitmap) set(n uint64) bool {
-	word, bit := n/64, uint64(1)<<(n%64)
-	if word >= maxSeenWords {
-		return false
-	}
-	if word >= uint64(len(*b)) {
-		*b = append(*b, make([]uint64, word+1-uint64(len(*b)))...)
-	}
-	had := (*b)[word]&bit != 0
-	(*b)[word] |= bit
-	return had
+		last = ln.seq
+		return each(&r)
+	})
+	d.cut = end.cut
+	return d, err
 }

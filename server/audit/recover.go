@@ -43,34 +43,9 @@ type found struct {
 	damage  damage
 	closed  bool
 	open    map[string]Record // openings by Record.Stream
-}
-
-// recover writes the closing records that are missing in logs of dead processes. The caller syncs and then
-// releases what it returns.
-func (l *Log) recover() ([]deadLog, error) {
-	dead, err := l.findDead()
-	if err != nil || len(dead) == 0 {
-		return dead, err
-	}
-	files, err := listSegments(l.cfg.Dir)
-	if err != nil {
-		return dead, err
-	}
-	logs := make(map[string]*found, len(dead))
-	ended := make(map[string]bool) // also by a recovery that died itself
-	for _, d := range dead {
-		f, err := study(files, d.id, ended)
-		if err != nil {
-			return dead, err
-		}
-		logs[d.id] = f
-	}
-	for _, d := range dead {
-		if err := l.closeFor(d.id, logs[d.id], ended); err != nil {
-			return dead, err
-		}
-	}
-	return dead, nil
+	tree    tree              // of the records up to the first gap
+	gap     uint64            // the first record that is missing while later ones are there
+	used    bool              // there are records that did not come from the beginning of the log alone
 }
 
 func (l *Log) findDead() ([]deadLog, error) {
@@ -82,7 +57,7 @@ func (l *Log) findDead() ([]deadLog, error) {
 	var dead []deadLog
 	for _, p := range paths {
 		id := strings.TrimSuffix(filepath.Base(p), lockSuffix)
-		if id == l.id {
+		if _, _, ok := cut(id); !ok || id == l.id {
 			continue
 		}
 		lock, err := durable.TryLock(p)
@@ -100,24 +75,87 @@ func (l *Log) findDead() ([]deadLog, error) {
 // study reads one log and notes in ended which streams and sessions ended.
 func study(files []logFiles, id string, ended map[string]bool) (*found, error) {
 	f := &found{open: make(map[string]Record)}
-	i, ok := slices.BinarySearchFunc(files, id, func(l logFiles, id string) int { return cmp.Compare(l.id, id) })
+	log, ok := findLog(files, id)
 	if !ok {
 		return f, nil
 	}
-	var err error
-	f.damage, err = files[i].read(func(r *Record) error {
-		f.records++
-		switch r.Event {
-		case EventStreamOpen, EventSessionOpen:
-			f.open[r.Stream] = *r
-		case EventStreamClose, EventSessionClose:
-			ended[r.Stream] = true
-		case EventLogClosed:
-			f.closed = true
-		}
+	if err := f.seed(log); err != nil {
+		return nil, err
+	}
+	end, err := log.scan(func(_ int, ln *line) error {
+		f.take(ln, ended)
 		return nil
 	})
+	f.damage.cut = end.cut
 	return f, err
+}
+
+// seed begins the tree where retention has left the log.
+func (f *found) seed(log logFiles) error {
+	if log.numbers[0] == 1 {
+		return nil
+	}
+	head, err := segmentHead(log.paths[0], log.numbers[0])
+	if err != nil {
+		return err
+	}
+	if t, err := treeOf(head.Tree); err == nil {
+		f.tree = t
+	}
+	return nil
+}
+
+// segmentHead returns the record that names a segment; it is empty where there is none. What an earlier segment may have
+// lost stands before it, perhaps with the name of that one.
+func segmentHead(path string, number int) (head Record, err error) {
+	_, err = scanSegment(path, func(ln *line) error {
+		if ln.event != EventLogSegment {
+			return nil
+		}
+		r, err := ln.decode()
+		if err != nil || r.Process == nil || r.Process.Segment != number {
+			return nil
+		}
+		head = r
+		return errStop
+	})
+	return head, err
+}
+
+func (f *found) take(ln *line, ended map[string]bool) {
+	switch {
+	case ln.seq == 0:
+		f.damage.lines++
+		return
+	case ln.seq == f.tree.size+1:
+		f.tree.add(ln.text)
+	case ln.seq > f.tree.size && f.gap == 0:
+		f.gap = f.tree.size + 1
+	}
+	f.records++
+	f.used = f.used || !ln.beginning()
+	switch ln.event {
+	case EventStreamOpen, EventSessionOpen:
+		if r, err := ln.decode(); err == nil {
+			f.open[r.Stream] = r
+		}
+	case EventStreamClose, EventSessionClose:
+		if r, err := ln.decode(); err == nil {
+			ended[r.Stream] = true
+		}
+	case EventLogClosed:
+		f.closed = true
+	}
+}
+
+// closeForAll writes what is missing in the logs of the dead.
+func (l *Log) closeForAll(dead []deadLog, p past) error {
+	for _, d := range dead {
+		if err := l.closeFor(d.id, p.dead[d.id], p.ended); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // closeFor writes the closing records for one dead log, and what was found there.
@@ -135,13 +173,14 @@ func (l *Log) closeFor(id string, f *found, ended map[string]bool) error {
 			r.Event = EventSessionClose
 		}
 		r.Time, r.Reason, r.Recovery = l.stamp(time.Time{}), ReasonProcessDied, &Recovery{Log: id}
-		if err := l.w.write(&r); err != nil {
+		r.Seq, r.Prev, r.Subject = 0, "", nil
+		if err := l.w.put(&r); err != nil {
 			return err
 		}
 	}
 	l.cfg.Logger.Warn("an earlier process died; its audit log was completed", "log", id,
 		"streams", rec.Streams, "sessions", rec.Sessions, "cut_bytes", rec.Cut, "damaged_lines", rec.Damaged)
-	return l.w.write(&Record{Time: l.stamp(time.Time{}), Event: EventLogRecovered, Recovery: &rec})
+	return l.w.put(&Record{Time: l.stamp(time.Time{}), Event: EventLogRecovered, Recovery: &rec})
 }
 
 // missing returns the openings without an end, in the order in which they happened.
@@ -154,58 +193,4 @@ func (f *found) missing(ended map[string]bool) []Record {
 	}
 	slices.SortFunc(list, func(a, b Record) int { return cmp.Compare(a.Seq, b.Seq) })
 	return list
-}
-
-// prune removes the oldest segments while all together take more than KeepBytes. Segments of other
-// processes that live, and the current one, stay.
-func (w *writer) prune() error {
-	if w.cfg.KeepBytes <= 0 {
-		return nil
-	}
-	logs, err := listSegments(w.cfg.Dir)
-	if err != nil {
-		return err
-	}
-	total, old := w.removable(logs)
-	var removed []string
-	for _, path := range old {
-		if total <= w.cfg.KeepBytes {
-			break
-		}
-		size := sizeOf(path)
-		if err := os.Remove(path); err != nil {
-			w.cfg.Logger.Warn("an old audit segment stays", "file", path, "err", err)
-			continue
-		}
-		total -= size
-		removed = append(removed, filepath.Base(path))
-	}
-	if len(removed) == 0 {
-		return nil
-	}
-	detail := fmt.Sprintf("%d segments, %s to %s", len(removed), removed[0], removed[len(removed)-1])
-	return w.put(&Record{Time: w.now(), Event: EventLogRemoved, Detail: detail})
-}
-
-// removable returns the size of all segments, and those that may go, oldest first.
-func (w *writer) removable(logs []logFiles) (total int64, paths []string) {
-	for _, l := range logs {
-		_, err := os.Stat(filepath.Join(w.cfg.Dir, l.id+lockSuffix))
-		lives := err == nil && l.id != w.id
-		for _, p := range l.paths {
-			total += sizeOf(p)
-			if !lives && p != w.path {
-				paths = append(paths, p)
-			}
-		}
-	}
-	return total, paths
-}
-
-func sizeOf(path string) int64 {
-	info, err := os.Stat(path)
-	if err != nil {
-		return 0
-	}
-	return info.Size()
 }

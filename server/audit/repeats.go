@@ -48,7 +48,8 @@ func (k repeatKey) actor() repeatKey {
 // repeated is a refusal that is in the log, and how often it came again.
 type repeated struct {
 	first Record
-	round *round // of the first record
+	place ticket // of the first record
+	order uint64 // by which entries are told
 	count uint64
 	since time.Time // of the first repetition that is counted
 	last  time.Time
@@ -60,6 +61,7 @@ type repeats struct {
 	entries map[repeatKey]*repeated
 	actors  map[repeatKey]int // entries by actor
 	strange int               // entries of strangers
+	added   uint64            // entries so far
 }
 
 func (p *repeats) init(window time.Duration) {
@@ -109,6 +111,8 @@ func networkOf(remote string) netip.Prefix {
 }
 
 func (p *repeats) add(k repeatKey, e *repeated) {
+	p.added++
+	e.order = p.added
 	p.entries[k] = e
 	if k.stranger() {
 		p.strange++
@@ -129,40 +133,104 @@ func (p *repeats) remove(k repeatKey) {
 // appendRefusal writes a refusal, or counts it when an equal one is in the log already. Either way the
 // reference leads to a record that is on the disk.
 func (l *Log) appendRefusal(ctx context.Context, r Record) (Receipt, error) {
-	l.mu.Lock()
-	receipt, round, err := l.refuseLocked(&r)
-	l.mu.Unlock()
-	if err != nil {
-		return Receipt{}, err
-	}
-	return receipt, l.await(ctx, round)
-}
-
-func (l *Log) refuseLocked(r *Record) (Receipt, *round, error) {
-	if l.stopped {
-		return Receipt{}, nil, ErrClosed
-	}
-	k := l.repeats.keyOf(r)
-	if e := l.repeats.entries[k]; e != nil {
-		if e.count == 0 {
-			e.since = r.Time
-		}
-		e.count, e.last = e.count+1, r.Time
-		return Receipt{Reference: e.first.Reference}, e.round, nil
+	if e := l.repeat(&r); e != nil {
+		return l.awaitFirst(ctx, e)
 	}
 	if r.Reference == "" {
 		r.Reference = NewReference()
 	}
-	receipt, round, err := l.appendLocked(r)
+	body, err := encode(&r)
 	if err != nil {
-		return Receipt{}, nil, err
+		return Receipt{}, err
 	}
-	l.repeats.add(k, &repeated{first: *r, round: round})
-	return receipt, round, nil
+	l.mu.Lock()
+	k := l.repeats.keyOf(&r)
+	if e := l.repeats.entries[k]; e != nil { // an equal one was faster
+		l.repeats.count(e, r.Time)
+		l.mu.Unlock()
+		return l.awaitFirst(ctx, e)
+	}
+	t, err := l.enqueueLocked(r.Event, body)
+	e := &repeated{first: r, place: t}
+	if err == nil {
+		l.repeats.add(k, e)
+	}
+	l.mu.Unlock()
+	receipt, err := l.outcome(ctx, r.Event, body, Receipt{Reference: r.Reference, Stream: r.Stream}, t, err)
+	if err != nil {
+		l.forgetRefusal(k, e)
+	}
+	return receipt, err
+}
+
+// repeat counts a refusal that is in the log already, and returns its entry.
+func (l *Log) repeat(r *Record) *repeated {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.repeats.entries[l.repeats.keyOf(r)]
+	if e == nil || l.stopped {
+		return nil
+	}
+	l.repeats.count(e, r.Time)
+	return e
+}
+
+func (p *repeats) count(e *repeated, at time.Time) {
+	if e.count == 0 {
+		e.since = at
+	}
+	e.count, e.last = e.count+1, at
+}
+
+// awaitFirst waits until the record that a repetition leads to is on the disk.
+func (l *Log) awaitFirst(ctx context.Context, e *repeated) (Receipt, error) {
+	err := l.written(e.place)
+	if err == nil {
+		err = l.await(ctx, e.place.batch.round)
+	}
+	if err != nil && l.cfg.OnFailure == Refuse {
+		return Receipt{}, err
+	}
+	return Receipt{Reference: e.first.Reference}, nil
+}
+
+// forgetRefusal has the next equal refusal be written: this one was not.
+func (l *Log) forgetRefusal(k repeatKey, e *repeated) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.repeats.entries[k] == e {
+		l.repeats.remove(k)
+	}
+}
+
+// A summary is a record on its way that says how often a refusal came again.
+type summary struct {
+	of    *repeated
+	place ticket
+	count uint64
+	since time.Time
 }
 
 // flushRepeats writes how often each refusal came again, and forgets those that did not.
 func (l *Log) flushRepeats() {
+	list := l.summarize()
+	if len(list) == 0 {
+		return
+	}
+	l.pen.Lock()
+	l.writeQueue(nil)
+	l.putDown()
+	signal(l.urgent)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range list {
+		if s.place.batch.err != nil { // it is told the next time
+			s.of.count, s.of.since = s.of.count+s.count, s.since
+		}
+	}
+}
+
+func (l *Log) summarize() (list []summary) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, k := range l.repeats.inOrder() {
@@ -171,21 +239,33 @@ func (l *Log) flushRepeats() {
 			l.repeats.remove(k)
 			continue
 		}
-		r := e.first
-		r.Time = l.stamp(time.Time{})
-		r.Repeated = &Repeated{Count: e.count, First: e.since, Last: e.last}
-		if k.several {
-			r.Target, r.Detail = "", "refusals of several kinds, counted together"
+		r := l.summaryOf(k, e)
+		body, err := encode(&r)
+		var t ticket
+		if err == nil {
+			t, err = l.enqueueLocked(r.Event, body)
 		}
-		if k.everybody() {
-			r.Actor, r.Detail = nil, "refusals of several people or addresses, counted together"
-		}
-		if _, _, err := l.appendLocked(&r); err != nil {
+		if err != nil {
 			l.cfg.Logger.Warn("audit log keeps counting refusals", "err", err)
-			return
+			return list
 		}
+		list = append(list, summary{e, t, e.count, e.since})
 		e.count = 0
 	}
+	return list
+}
+
+func (l *Log) summaryOf(k repeatKey, e *repeated) Record {
+	r := e.first
+	r.Time = l.stamp(time.Time{})
+	r.Repeated = &Repeated{Count: e.count, First: e.since, Last: e.last}
+	if k.several {
+		r.Target, r.Detail = "", "refusals of several kinds, counted together"
+	}
+	if k.everybody() {
+		r.Actor, r.Detail = nil, "refusals of several people or addresses, counted together"
+	}
+	return r
 }
 
 func (p *repeats) inOrder() []repeatKey {
@@ -193,8 +273,6 @@ func (p *repeats) inOrder() []repeatKey {
 	for k := range p.entries {
 		keys = append(keys, k)
 	}
-	slices.SortFunc(keys, func(a, b repeatKey) int {
-		return cmp.Compare(p.entries[a].first.Seq, p.entries[b].first.Seq)
-	})
+	slices.SortFunc(keys, func(a, b repeatKey) int { return cmp.Compare(p.entries[a].order, p.entries[b].order) })
 	return keys
 }

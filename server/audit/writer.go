@@ -1,11 +1,16 @@
 package audit
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/culvert-vpn/culvert/internal/durable"
 )
@@ -42,20 +47,17 @@ func (osFileSystem) create(path string) (file, error) {
 
 func (osFileSystem) free(dir string) int64 { return freeBytes(dir) }
 
-// A round is one sync that several records wait for.
-type round struct {
-	done chan struct{}
-	err  error
-}
-
-func newRound() *round { return &round{done: make(chan struct{})} }
-
-// A writer puts lines into segments. The log's mutex guards it, but for the files of a round, which only
-// the keeper touches while they are synced.
+// A writer puts lines into segments and grows the tree over them. Who holds the log's pen may use it.
+//
+// A segment counts up to the record with which the next one begins. So a segment that was given up, because a write or
+// a sync failed, may end in anything: what may be lost of it stands again at the beginning of the next.
 type writer struct {
 	cfg     *Config
 	id      string
-	seq     uint64 // of the last record written
+	signer  note.Signer
+	tree    tree   // of all lines written; its size is the number of the last record
+	prev    string // what the next line says of the last one
+	synced  tree   // of the lines that are on the disk for certain
 	segment int    // number of the current segment
 	path    string
 	file    file // nil: the next write begins a segment
@@ -69,19 +71,46 @@ type writer struct {
 	tried   time.Time // when a fault was last tried to be mended
 	free    int64
 	low     bool
+
+	signed uint64      // number of the last record with a checkpoint in it
+	news   *Checkpoint // signed, and to be told when it is on the disk
+	doomed []string    // files that go when the record of that is on the disk
+	hashes []tlog.Hash // scratch
+	joined []byte      // scratch
 }
 
-func (w *writer) init(cfg *Config, id string) {
-	*w = writer{cfg: cfg, id: id, next: newRound(), free: -1}
+func (w *writer) init(cfg *Config, id string, signer note.Signer) {
+	*w = writer{cfg: cfg, id: id, signer: signer, next: newRound(), free: -1}
 	w.watchSpace()
 }
 
-// write numbers a record and hands its line to the system.
-func (w *writer) write(r *Record) error {
+// write numbers lines and hands them to the system, all or none. It returns the number of the first.
+func (w *writer) write(bodies [][]byte) (uint64, error) {
+	if err := w.ready(); err != nil {
+		return 0, err
+	}
+	first, err := w.lines(bodies)
+	if err == nil && w.tree.size-w.signed >= uint64(w.cfg.CheckpointRecords) {
+		_ = w.checkpoint() // a failure shows at the next write
+	}
+	return first, err
+}
+
+// put is write for a record of the log's own.
+func (w *writer) put(r *Record) error {
 	if err := w.ready(); err != nil {
 		return err
 	}
-	return w.put(r)
+	return w.line(r)
+}
+
+func (w *writer) line(r *Record) error {
+	body, err := encode(r)
+	if err != nil {
+		return err
+	}
+	r.Seq, err = w.lines([][]byte{body})
+	return err
 }
 
 // ready has a segment open that can take a line. After a fault it tries at most once a second.
@@ -104,60 +133,167 @@ func (w *writer) ready() error {
 	return nil
 }
 
-// put encodes, writes and remembers one record. A line that does not fit is taken back whole.
-func (w *writer) put(r *Record) error {
-	r.Seq = w.seq + 1
-	line, err := encode(r)
-	if err != nil {
-		return err
-	}
-	if err := w.line(line); err != nil {
-		return w.fail(err)
-	}
-	w.seq++
-	w.pending = append(w.pending, line)
-	w.bytes += len(line)
-	return nil
-}
-
-// line writes bytes to the segment, or leaves it as it was. Where that cannot be done the segment is
-// given up, and its readers find a last line that is cut.
-func (w *writer) line(b []byte) error {
-	n, err := w.file.Write(b)
-	if err == nil && n == len(b) {
-		w.size += int64(n)
-		return nil
-	}
-	if err == nil {
+// lines writes numbered lines, or leaves the segment as it was. Where that cannot be done the segment is given up.
+func (w *writer) lines(bodies [][]byte) (first uint64, err error) {
+	first = w.tree.size + 1
+	list := w.compose(bodies)
+	text := w.text(list)
+	n, err := w.file.Write(text)
+	if err == nil && n < len(text) {
 		err = errors.New("short write")
 	}
-	if n > 0 {
-		if w.file.Truncate(w.size) != nil {
+	if err != nil {
+		if n > 0 && w.file.Truncate(w.size) != nil {
 			w.retire()
 		}
+		return 0, w.fail(err)
 	}
-	return err
+	w.size += int64(n)
+	w.account(list)
+	return first, nil
 }
 
-// begin opens the next segment. The first one begins with what the log writes first, further ones with a
-// record that names them.
+// text returns lines as one; it holds until the next call.
+func (w *writer) text(list [][]byte) []byte {
+	if len(list) == 1 {
+		return list[0]
+	}
+	w.joined = w.joined[:0]
+	for _, line := range list {
+		w.joined = append(w.joined, line...)
+	}
+	return w.joined
+}
+
+// compose puts number and link into lines; their hashes are in hashes then.
+func (w *writer) compose(bodies [][]byte) [][]byte {
+	w.hashes = w.hashes[:0]
+	list, prev := make([][]byte, len(bodies)), w.prev
+	for i, body := range bodies {
+		line := number(body, w.tree.size+1+uint64(i), prev)
+		h := tlog.RecordHash(line[:len(line)-1])
+		prev = prevOf(h)
+		w.hashes = append(w.hashes, h)
+		list[i] = line
+	}
+	return list
+}
+
+// unnumbered is how the line of a record without a number begins.
+const unnumbered = `{"seq":0`
+
+// number returns a line with its number and what links it to the line before.
+func number(body []byte, seq uint64, prev string) []byte {
+	line := make([]byte, 0, len(body)+48)
+	line = append(line, unnumbered[:len(unnumbered)-1]...)
+	line = strconv.AppendUint(line, seq, 10)
+	if prev != "" {
+		line = append(line, `,"prev":"`...)
+		line = append(line, prev...)
+		line = append(line, '"')
+	}
+	return append(line, body[len(unnumbered):]...)
+}
+
+// account remembers the composed lines as written.
+func (w *writer) account(list [][]byte) {
+	for i, line := range list {
+		w.tree.addHash(w.hashes[i])
+		w.bytes += len(line)
+	}
+	w.pending = append(w.pending, list...)
+	w.prev = prevOf(w.hashes[len(w.hashes)-1])
+}
+
+// begin opens the next segment. It begins with what an earlier one may have lost; then a record names it, with what is
+// needed to verify it alone. The first segment begins with what the log writes first.
 func (w *writer) begin() error {
 	number := w.segment + 1
-	path := filepath.Join(w.cfg.Dir, fmt.Sprintf("%s-%06d%s", w.id, number, segmentSuffix))
+	path := w.segmentPath(number)
 	f, err := w.cfg.fs.create(path)
 	if err != nil {
 		return err
 	}
-	w.file, w.path, w.size = f, path, 0
-	w.segment = number
+	var text []byte
+	if w.again {
+		text = bytes.Join(w.pending, nil)
+	}
+	var head [][]byte
+	var told *Checkpoint
+	if number > 1 {
+		if head, told, err = w.head(number); err == nil {
+			text = append(text, w.text(head)...)
+		}
+	}
+	if err == nil && len(text) > 0 {
+		_, err = f.Write(text)
+	}
+	if err != nil {
+		_ = f.Close()
+		if os.Remove(path) != nil {
+			w.segment = number // its name is taken
+		}
+		return err
+	}
+	w.file, w.path, w.size, w.segment, w.again = f, path, int64(len(text)), number, false
 	if number == 1 {
 		return nil
 	}
-	head := Record{Time: w.now(), Event: EventLogSegment, Process: &Process{Log: w.id, Segment: number, Gateway: w.cfg.Gateway}}
-	if err := w.put(&head); err != nil {
+	w.account(head)
+	w.signed, w.news = w.tree.size, told
+	return w.prune()
+}
+
+func (w *writer) segmentPath(number int) string { return segmentPath(w.cfg.Dir, w.id, number) }
+
+func segmentPath(dir, id string, number int) string {
+	return filepath.Join(dir, fmt.Sprintf("%s-%06d%s", id, number, segmentSuffix))
+}
+
+// head composes the record that names a segment.
+func (w *writer) head(number int) ([][]byte, *Checkpoint, error) {
+	c, err := sign(w.signer, w.id, &w.tree)
+	if err != nil {
+		return nil, nil, err
+	}
+	before := &w.tree
+	if w.again {
+		before = &w.synced
+	}
+	body, err := encode(&Record{Time: w.now(), Event: EventLogSegment, Tree: before.state(), Checkpoint: c.Note,
+		Process: &Process{Log: w.id, Segment: number, Gateway: w.cfg.Gateway}})
+	if err != nil {
+		return nil, nil, err
+	}
+	return w.compose([][]byte{body}), &c, nil
+}
+
+// checkpoint signs all records before it, if there are new ones.
+func (w *writer) checkpoint() error {
+	if w.tree.size == w.signed {
+		return nil
+	}
+	return w.sealed(&Record{Time: w.now(), Event: EventLogCheckpoint})
+}
+
+// sealed writes a record that signs all before it.
+func (w *writer) sealed(r *Record) error {
+	if err := w.ready(); err != nil { // it may begin a segment, which is to be signed too
 		return err
 	}
-	return w.prune()
+	c, err := sign(w.signer, w.id, &w.tree)
+	if err != nil {
+		w.cfg.Logger.Error("the audit log cannot be signed", "err", err)
+		return err
+	}
+	if r.Checkpoint = c.Note; r.Event == EventLogClosed {
+		r.Tree = w.tree.state()
+	}
+	if err := w.line(r); err != nil {
+		return err
+	}
+	w.signed, w.news = w.tree.size, &c
+	return nil
 }
 
 func (w *writer) now() time.Time { return w.cfg.Now().UTC().Truncate(time.Millisecond) }
@@ -177,116 +313,33 @@ func (w *writer) fail(err error) error {
 		return nil
 	}
 	if w.fault == nil {
-		w.cfg.Logger.Error("audit log cannot be written; new streams are refused", "err", err)
+		w.cfg.Logger.Error("audit log cannot be written", "new_streams", w.cfg.OnFailure, "err", err)
 	}
 	w.fault, w.tried = err, w.cfg.Now()
 	return err
 }
 
-func (w *writer) failed() bool { return w.fault != nil }
-
-// repair ends a fault if it can. After a failed sync nobody knows what the disk holds of the segment
-// (the kernel drops such pages and reports it once), so that what was not synced is written again into a new
-// one. Records have numbers; readers drop the second copy.
+// repair ends a fault if it can. After a failed sync nobody knows what the disk holds of the segment (the kernel drops
+// such pages and reports it once), so that what was not synced is written again into a new one.
 func (w *writer) repair() {
 	if w.fault == nil {
 		return
 	}
 	w.fault = nil
-	if err := w.writeAgain(); err != nil {
-		_ = w.fail(err)
-		return
+	if w.again {
+		w.retire()
+		if err := w.begin(); err != nil {
+			_ = w.fail(err)
+			return
+		}
 	}
 	w.cfg.Logger.Info("audit log tries again to write")
 }
 
-func (w *writer) writeAgain() error {
-	if !w.again {
-		return nil
-	}
-	if w.file == nil {
-		if err := w.begin(); err != nil {
-			return err
-		}
-	}
-	for _, line := range w.pending {
-		if err := w.line(line); err != nil {
-			return err
-		}
-	}
-	w.again = false
-	return nil
-}
-
-func (w *writer) unsynced() int { return w.bytes }
-
 // idle reports that there is nothing to sync, and so nobody who waits.
 func (w *writer) idle() bool { return len(w.pending) == 0 && len(w.retired) == 0 }
 
-// join returns the round that the record just written belongs to.
-func (w *writer) join() *round { return w.next }
-
-// beginRound takes the files to sync; endRound must follow.
-func (w *writer) beginRound() (*round, roundFiles) {
-	r := w.next
-	w.next = newRound()
-	files := roundFiles{retired: w.retired, current: w.file, lines: len(w.pending), bytes: w.bytes, void: w.again}
-	w.retired = nil
-	return r, files
-}
-
-// roundFiles are the files of a round, and how much of pending they hold. A void round proves nothing: an
-// earlier one failed, and what it lost was not written again yet.
-type roundFiles struct {
-	retired []file
-	current file
-	lines   int
-	bytes   int
-	void    bool
-}
-
-// syncFiles syncs them all, and closes those that nobody writes to any more.
-func syncFiles(files roundFiles) error {
-	var errs []error
-	for _, f := range files.retired {
-		errs = append(errs, f.Sync(), f.Close())
-	}
-	if files.current != nil {
-		errs = append(errs, files.current.Sync())
-	}
-	return errors.Join(errs...)
-}
-
-func (w *writer) endRound(r *round, files roundFiles, err error) {
-	switch {
-	case err != nil:
-		w.again = true
-		w.retire()
-		_ = w.fail(err)
-	case files.void:
-		err = errVoid
-	default:
-		w.pending = w.pending[files.lines:]
-		w.bytes -= files.bytes
-		if len(w.pending) == 0 {
-			w.pending = nil
-		}
-	}
-	r.err = err
-	close(r.done)
-}
-
-// errVoid is what waits for a void round gets.
-var errVoid = errors.New("an earlier sync failed")
-
-// syncAll is a round on the caller's goroutine.
-func (w *writer) syncAll() error {
-	r, files := w.beginRound()
-	err := syncFiles(files)
-	w.endRound(r, files, err)
-	return err
-}
-
+// close gives the files up as they are.
 func (w *writer) close() {
 	w.retire()
 	for _, f := range w.retired {
@@ -310,8 +363,4 @@ func (w *writer) checkSpace() error {
 		return fmt.Errorf("%w: %d bytes are free, %d are kept", ErrNoSpace, w.free, w.cfg.MinFree)
 	}
 	return nil
-}
-
-func (w *writer) status() Status {
-	return Status{Seq: w.seq, Err: errors.Join(w.fault, w.checkSpace()), Free: w.free, Low: w.low}
 }
