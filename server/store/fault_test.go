@@ -57,7 +57,7 @@ func TestFaultDatabaseLostAndBack(t *testing.T) {
 		if err := end(); err != nil {
 			t.Fatal(err)
 		}
-		wantAway(t, s, 5*time.Second)
+		wantAway(t, s, 10*time.Second)
 		if err := server.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -124,7 +124,7 @@ func TestFaultDatabaseHangs(t *testing.T) {
 	s.read.patience = 500 * time.Millisecond
 	wantBack(t, s)
 	gate.shut()
-	wantAway(t, s, 3*time.Second)
+	wantAway(t, s, 10*time.Second)
 	gate.open()
 	wantBack(t, s)
 }

@@ -48,24 +48,47 @@ func testLockAndIssuance(t *testing.T, db database) {
 
 // issueThenLock begins a logout while the issuance has not been committed.
 func issueThenLock(t *testing.T, gateways [2]*Store, in Issuance) {
-	var wg sync.WaitGroup
 	var out LoggedOut
+	done := make(chan struct{})
 	sign := in.Sign
 	in.Sign = func(at time.Time, session Session) (Certificate, error) {
-		wg.Go(func() {
+		go func() {
+			defer close(done)
 			var err error
 			if out, err = gateways[1].Logout(context.Background(), logoutOf(in)); err != nil {
 				t.Error(err)
 			}
-		})
+		}()
+		waitBlocked(t, gateways[1], done)
 		return sign(at, session)
 	}
 	issued := mustIssue(t, gateways[0], in)
-	wg.Wait()
+	<-done
 	if out.Lock.Created.Before(issued.At) {
 		t.Errorf("the lock is of %s, the issuance before it of %s", out.Lock.Created, issued.At)
 	}
 	wantCovered(t, gateways[1], out.Lock, issued)
+}
+
+// waitBlocked returns when a transaction of s waits for another one, or is done.
+func waitBlocked(t *testing.T, s *Store, done <-chan struct{}) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		blocked := s.write.Stats().InUse > 0 // SQLite: it has its connection, and cannot begin
+		if s.postgres != nil {
+			query := "SELECT 'x' FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+			blocked = len(mustRead(t, s, query)) > 0
+		}
+		select {
+		case <-done:
+			return
+		default:
+			if blocked {
+				return
+			}
+		}
+	}
+	t.Error("nothing waits")
 }
 
 func logoutOf(in Issuance) Logout {
@@ -87,18 +110,22 @@ func wantCovered(t *testing.T, s *Store, l Lock, issued Issued) {
 
 // lockThenIssue begins the issuance while the lock has not been committed.
 func lockThenIssue(t *testing.T, gateways [2]*Store, in Issuance) {
-	var wg sync.WaitGroup
 	var failed error
+	done := make(chan struct{})
 	lock := Lock{ID: "lock " + in.Token, Kind: LockUser, Target: string(in.User.ID), Message: "stolen laptop"}
 	err := gateways[1].inTx(t.Context(), orderLock, func(tx *tx) error {
 		lock.IssuedBefore = tx.now
-		wg.Go(func() { _, failed = gateways[0].Issue(context.Background(), in) })
+		go func() {
+			defer close(done)
+			_, failed = gateways[0].Issue(context.Background(), in)
+		}()
+		waitBlocked(t, gateways[0], done)
 		return tx.addLock(t.Context(), &lock)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	wg.Wait()
+	<-done
 	var locked *LockedError
 	if !errors.As(failed, &locked) {
 		t.Errorf("issued after the lock: %v", failed)

@@ -52,7 +52,8 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 		return err
 	}
 	// FULL, not NORMAL: a redemption that a power cut forgets could be replayed.
-	if s.write, err = openPool(path, 1, "journal_mode(WAL)", "synchronous(FULL)", "secure_delete(ON)"); err != nil {
+	if s.write, err = openPool(path, 1, "journal_mode(WAL)", "synchronous(FULL)", "secure_delete(ON)",
+		"temp_store(MEMORY)"); err != nil {
 		return err
 	}
 	db, err := openPool(path, readers, "query_only(ON)")
