@@ -151,13 +151,16 @@ func (s *Server) gauges() {
 	s.metrics.gauge("culvert_https_connections", "Open HTTPS connections.", func() float64 { return float64(s.web.open()) })
 	s.metrics.gauge("culvert_issuing_certificate_expiry_timestamp_seconds", "When the issuing certificate ends, in seconds since 1970.",
 		func() float64 { return float64(s.authority.Issuing().NotAfter.Unix()) })
-	s.metrics.gauge("culvert_audit_failing", "1 while audit records cannot be written.", func() float64 {
-		if s.audit.Status().Err != nil {
-			return 1
-		}
-		return 0
-	})
+	s.metrics.gauge("culvert_policy_differs", "1 while another gateway has decided by another policy for 5 minutes.", func() float64 { return oneIf(s.presence.differ.Load()) })
+	s.metrics.gauge("culvert_audit_failing", "1 while audit records cannot be written.", func() float64 { return oneIf(s.audit.Status().Err != nil) })
 	s.metrics.gauge("culvert_audit_free_bytes", "Free space for the audit log.", func() float64 { return float64(s.audit.Status().Free) })
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 // portTLS is the TLS of the one port: ALPN separates the tunnel from HTTPS, and

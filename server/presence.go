@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth"
@@ -35,7 +36,7 @@ type presence struct {
 	registry *session.Registry
 	self     store.Gateway // what does not change
 	digest   func() string // of the policy in force
-	alarm    func(bool)    // the gateways' policies differ
+	differ   atomic.Bool   // the gateways' policies do, for a while
 	managed  bool          // one source: a difference is a gateway that is catching up
 	log      *slog.Logger
 	now      func() time.Time
@@ -54,16 +55,7 @@ func (s *Server) newPresence() *presence {
 	return &presence{
 		store: s.store, registry: s.registry, log: s.log.With("component", "presence"), now: s.now, managed: s.rules.source == sourceManaged,
 		self: store.Gateway{ID: s.authority.GatewayID(), Version: buildinfo.Version(), Address: fmt.Sprintf("%s (%s)", s.Addr(), host), Started: s.now()},
-		digest: func() string {
-			return s.rules.set().Version()
-		},
-		alarm: func(on bool) {
-			value := 0.0
-			if on {
-				value = 1
-			}
-			s.metrics.alarm.WithLabelValues("policy_differs").Set(value)
-		},
+		digest: func() string { return s.rules.set().Version() },
 		told: make(map[uint64]session.Info),
 	}
 }
@@ -156,7 +148,7 @@ func (p *presence) compare(ctx context.Context, now time.Time) error {
 	}
 	if other == "" {
 		p.differs = time.Time{}
-		p.alarm(false)
+		p.differ.Store(false)
 		return nil
 	}
 	if p.differs.IsZero() {
@@ -165,7 +157,7 @@ func (p *presence) compare(ctx context.Context, now time.Time) error {
 	if now.Sub(p.differs) < differHold {
 		return nil
 	}
-	p.alarm(true)
+	p.differ.Store(true)
 	if p.warned.ok() {
 		p.log.Error("another gateway decides by another policy", "gateway", other, "since", p.differs, "managed", p.managed)
 	}
