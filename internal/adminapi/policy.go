@@ -169,9 +169,9 @@ type PreviewChange struct {
 
 // PolicyExplain asks how a target would be decided.
 type PolicyExplain struct {
-	Target string    `json:"target" doc:"A service's name, NAME:PORT or ADDRESS:PORT."`
+	Target string    `json:"target" doc:"A service's name, NAME:PORT or ADDRESS:PORT; /udp behind it for what is not tcp."`
 	User   string    `json:"user,omitempty" doc:"USER; nobody in particular if left out."`
-	Groups *[]string `json:"groups,omitempty" doc:"Instead of those of the user's last login."`
+	Groups *[]string `json:"groups,omitempty" doc:"Instead of those of the user's last login; with the provider before them, as in a policy, or without."`
 	Device *Device   `json:"device,omitempty" doc:"What the device says of itself; unknown if left out."`
 	Auth   *Auth     `json:"auth,omitempty" doc:"How the person logged in; a login of this moment if left out."`
 	Client string    `json:"client,omitempty" doc:"The address that the client connects from."`

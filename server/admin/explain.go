@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -74,16 +75,21 @@ func (a *API) setFor(document string) (*policy.Set, error) {
 	return set, nil
 }
 
-// parseTarget reads a service's name, or a host and a port. A service is asked for as what it carries.
+// parseTarget reads a service's name, or a host and a port, with "/udp" behind what is not tcp. A service is asked for as what it
+// carries.
 func parseTarget(set *policy.Set, text string) (wire.Target, error) {
-	t := wire.ServiceTarget(wire.KindTCP, text)
+	kind := wire.KindTCP
+	if rest, ok := strings.CutSuffix(text, "/udp"); ok {
+		kind, text = wire.KindUDP, rest
+	}
+	t := wire.ServiceTarget(kind, text)
 	if i := strings.LastIndexByte(text, ':'); i >= 0 {
 		port, err := strconv.ParseUint(text[i+1:], 10, 16)
 		if err != nil {
 			return t, refuse(adminapi.CodeBadRequest, "the target %q is no service, NAME:PORT or ADDRESS:PORT", clip(text, 128))
 		}
 		host := strings.TrimSuffix(strings.TrimPrefix(text[:i], "["), "]")
-		t = wire.HostTarget(wire.KindTCP, host, uint16(port))
+		t = wire.HostTarget(kind, host, uint16(port))
 	}
 	for _, s := range set.Document().Services {
 		if s.Name == text && s.Kind != "" {
@@ -126,7 +132,7 @@ func (a *API) explained(ctx context.Context, m adminapi.PolicyExplain, at time.T
 		}
 	}
 	if m.Groups != nil {
-		id.Groups, id.GroupsKnown = *m.Groups, true
+		a.putInto(&id, *m.Groups)
 	}
 	id.AuthTime = at
 	if m.Auth == nil {
@@ -149,6 +155,19 @@ func (a *API) explained(ctx context.Context, m adminapi.PolicyExplain, at time.T
 		id.AMR = m.Auth.AMR
 	}
 	return id, known, nil
+}
+
+// putInto says which groups somebody is in. They may be written with their provider, as policies do where there are several.
+func (a *API) putInto(id *auth.Identity, groups []string) {
+	id.Groups, id.GroupsKnown = slices.Clone(groups), true
+	for _, g := range groups {
+		provider, group, ok := strings.Cut(g, "/")
+		if _, known := a.Issuer(provider); !ok || !known || id.Provider != "" && id.Provider != provider {
+			continue
+		}
+		id.Provider = provider
+		id.Groups = append(id.Groups, group)
+	}
 }
 
 // madeUp is a person as their first login could describe them.

@@ -301,6 +301,17 @@ func TestPolicyExplain(t *testing.T) {
 	if e = explain(adminapi.PolicyExplain{Target: "wiki", User: "corp:new@corp.example", Groups: &groups}); !e.Answer.Allowed || e.Subject != nil {
 		t.Errorf("somebody who is new: %+v", e)
 	}
+	groups = []string{"corp/engineering"}
+	if e = explain(adminapi.PolicyExplain{Target: "wiki", Groups: &groups}); !e.Answer.Allowed {
+		t.Errorf("nobody in particular: %+v", e)
+	}
+	groups = []string{"partner/engineering"}
+	if e = explain(adminapi.PolicyExplain{Target: "wiki", User: "ada@corp.example", Groups: &groups}); e.Answer.Allowed {
+		t.Errorf("the group of another provider: %+v", e)
+	}
+	if e = explain(adminapi.PolicyExplain{Target: "192.0.2.5:53/udp", User: "ada@corp.example"}); e.Answer.Allowed {
+		t.Errorf("%+v", e)
+	}
 	if e = explain(adminapi.PolicyExplain{Target: "nothing"}); e.Answer.Code != "no_such_service" {
 		t.Errorf("%+v", e)
 	}
