@@ -201,6 +201,10 @@ func TestThreatTerminalIsNotWritten(t *testing.T) {
 		Gateway: "gw1", ID: 8, User: "x", Name: "a\x1b]0;gone\x07\u202e", Email: "e\x1b[2J\r\nadmin@corp.example", Session: "s\x1b[1A", Remote: "r\u009b2J",
 		Client: "c\x1b[8m", Since: night, NotAfter: night, Deadline: night,
 	}}))
+	w.check(w.store.IndexBatch(t.Context(), "gw1", "q", []store.AuditRow{{
+		Gateway: "gw1", Log: "l\x1b[1A", Seq: 13, Time: night, Event: "stream.denied", Reference: "p2wx-77ab", Service: "s\x1b[1A", Target: "t\r", Rule: "r\u009b",
+		Reason: "\x1b]0;gone\x07", Detail: "d\u202e", Remote: "\x1b[2J",
+	}}))
 	for _, args := range [][]string{{"sessions"}, {"sessions", "--json"}, {"audit"}, {"audit", "show", "p2wx-77ab"}, {"audit", "--json"}, {"users"}} {
 		r := w.culvert(append([]string{"admin"}, args...)...)
 		if strings.ContainsAny(r.out+r.err, "\x1b\x07\r\u009b\u202e") {

@@ -31,10 +31,10 @@ func (c *ctl) locksList(use, short string) *cobra.Command {
 }
 
 func lockTable(items []adminapi.Lock, cal calendar) *table {
-	t := newTable(column{name: "LOCK"}, column{name: "ON"}, column{name: "WHO", most: 18}, column{name: "SINCE"}, column{name: "UNTIL"},
-		column{name: "BY", most: 16}, column{name: "MESSAGE", words: true})
+	t := newTable(column{name: "LOCK"}, column{name: "ON", most: 28}, column{name: "SINCE"}, column{name: "UNTIL"},
+		column{name: "BY", most: 14}, column{name: "MESSAGE", words: true})
 	for _, l := range items {
-		t.add(clean(l.ID), clean(l.Kind), lockTarget(l), cal.relative(l.Created), lockUntil(l, cal), clean(l.Author), clean(l.Message))
+		t.add(clean(l.ID), clean(l.Kind)+" "+lockTarget(l), cal.relative(l.Created), lockUntil(l, cal), clean(l.Author), clean(l.Message))
 	}
 	return t
 }

@@ -84,10 +84,7 @@ func TestScreens(t *testing.T) {
 	var b strings.Builder
 	for _, args := range screens(w, "new.yaml") {
 		r := w.culvert(args...)
-		fmt.Fprintf(&b, "$ culvert%s\n%s", typed(args), r.out)
-		for line := range strings.Lines(r.err) {
-			fmt.Fprintf(&b, "! %s", line)
-		}
+		fmt.Fprintf(&b, "$ culvert%s\n%s", typed(args), r.screen)
 		if r.hint != "" {
 			fmt.Fprintf(&b, "! hint: %s\n", r.hint)
 		}
@@ -139,6 +136,31 @@ func compareScreens(t *testing.T, got string) {
 	}
 	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
 		t.Errorf("the screens differ (-stored +now); read them, and store them with -update:\n%s", diff)
+	}
+}
+
+// TestGuideIsWhatIsPrinted compares the administrator's guide with the screens: what it shows is what there is.
+func TestGuideIsWhatIsPrinted(t *testing.T) {
+	guide, err := os.ReadFile(filepath.Join(sourceDir, "..", "..", "docs", "administration.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(sourceDir, "testdata", "screens.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := make(map[string]bool)
+	for screen := range strings.SplitSeq(strings.ReplaceAll("\n"+string(text), "\n! ", "\n"), "\n$ ") {
+		known[strings.TrimSpace(regexp.MustCompile(`\n\(exit \d\)`).ReplaceAllString(screen, ""))] = true
+	}
+	blocks := regexp.MustCompile("(?s)```console\n\\$ (.*?)```").FindAllStringSubmatch(string(guide), -1)
+	if len(blocks) < 10 {
+		t.Errorf("the guide has %d screens only", len(blocks))
+	}
+	for _, b := range blocks {
+		if !known[strings.TrimSpace(b[1])] {
+			t.Errorf("the guide shows what is not printed so:\n%s", b[1])
+		}
 	}
 }
 

@@ -298,7 +298,7 @@ func (w *world) index() {
 		Session: w.sessions["ada"], Device: device("ada"), Serial: w.serials["ada"], Remote: "198.51.100.7:50123", Kind: "tcp"}
 	denied, closed := ada, ada
 	denied.Seq, denied.Time, denied.Event, denied.Reference = 11, night.Add(-10*time.Minute), "stream.denied", "p2wx-77ab"
-	denied.Service, denied.Target, denied.Code, denied.Condition, denied.Reason = "payroll", "payroll", "denied", "no_rule", "No rule lets you reach payroll.\x1b[2J"
+	denied.Service, denied.Target, denied.Code, denied.Condition, denied.Reason = "payroll", "payroll", "denied", "no_rule_allows", "no rule allows payroll to you; it is open to the group accounting"
 	closed.Seq, closed.Time, closed.Event, closed.Service, closed.Target, closed.Rule = 12, night.Add(-5*time.Minute), "stream.close", "wiki", "wiki", "engineers"
 	closed.Sent, closed.Received, closed.DurationMS = 2048, 5<<20, 65_000
 	w.check(w.store.IndexBatch(w.t.Context(), "gw1", "p", []store.AuditRow{denied, closed}))
@@ -308,7 +308,20 @@ func (w *world) index() {
 type ran struct {
 	code            int
 	out, err        string
+	screen          string // both, as they came; lines of stderr begin with "! "
 	hint, reference string
+}
+
+// marked writes lines behind a mark.
+type marked struct{ w io.Writer }
+
+func (m marked) Write(p []byte) (int, error) {
+	for line := range strings.Lines(string(p)) {
+		if _, err := io.WriteString(m.w, "! "+line); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
 }
 
 // culvert runs a command line as the program does: "admin …" or "request …".
@@ -317,14 +330,14 @@ func (w *world) culvert(args ...string) ran { return w.typed("", args...) }
 // typed is culvert with something on standard input.
 func (w *world) typed(in string, args ...string) ran {
 	w.t.Helper()
-	var out, errOut bytes.Buffer
+	var out, errOut, screen bytes.Buffer
 	address := w.address
 	if args[0] == "request" {
 		address = w.self
 	}
 	json := false
 	cfg := adminctl.Config{
-		In: strings.NewReader(in), Out: &out, Err: &errOut, Program: "culvert", Now: func() time.Time { return night },
+		In: strings.NewReader(in), Out: io.MultiWriter(&out, &screen), Err: io.MultiWriter(&errOut, marked{&screen}), Program: "culvert", Now: func() time.Time { return night },
 		JSON: func() bool { return json }, Terminal: func() bool { return w.terminal },
 		Connect: func(context.Context) (adminctl.Connection, error) {
 			return adminctl.Connection{Dial: func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", address) }}, nil
@@ -338,13 +351,14 @@ func (w *world) typed(in string, args ...string) ran {
 	root.SetOut(&out)
 	root.SetErr(&errOut)
 	err := root.ExecuteContext(w.t.Context())
-	r := ran{out: out.String(), err: errOut.String()}
+	r := ran{out: out.String(), err: errOut.String(), screen: screen.String()}
 	var own *adminctl.Error
 	switch {
 	case errors.As(err, &own):
 		r.code, r.hint, r.reference = own.Code, own.Hint, own.Reference
 		if !own.Quiet() {
 			r.err += own.Message + "\n"
+			r.screen += "! culvert: " + own.Message + "\n"
 		}
 	case err != nil:
 		r.code, r.err = adminctl.ExitError, r.err+err.Error()+"\n"
