@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/auth/ca"
@@ -50,29 +51,61 @@ func loadAuthority(cfg *Config) (*ca.Authority, error) {
 
 func (s *Server) openStore(ctx context.Context) (err error) {
 	s.store, err = store.Open(ctx, s.cfg.databaseURL(), store.Options{
-		TrustDomain:  auth.TrustDomain(s.cfg.TrustDomain),
-		PolicySource: s.cfg.Policy.Source,
-		Logger:       s.log.With("component", "store"),
+		TrustDomain:    auth.TrustDomain(s.cfg.TrustDomain),
+		PolicySource:   s.cfg.Policy.Source,
+		AuditRetention: time.Duration(s.cfg.Audit.Index) * 24 * time.Hour,
+		Logger:         s.log.With("component", "store"),
 	})
 	return explain(err, s.cfg.StateDir)
 }
 
 func (s *Server) openAudit(context.Context) (err error) {
 	dir := filepath.Join(s.cfg.StateDir, "audit")
+	id := s.authority.GatewayID()
 	s.audit, err = audit.Open(audit.Config{
-		Dir:         dir,
-		Gateway:     string(s.authority.GatewayID()),
-		Version:     buildinfo.Version(),
-		SegmentSize: int64(s.cfg.Audit.MaxFile) * mib,
-		KeepBytes:   int64(s.cfg.Audit.Keep) * mib,
-		MinFree:     int64(s.cfg.Audit.MinFree) * mib,
-		Logger:      s.log.With("component", "audit"),
+		Dir:          dir,
+		Gateway:      string(id),
+		Origin:       AuditOrigin(&s.cfg, id),
+		Version:      buildinfo.Version(),
+		SegmentSize:  int64(s.cfg.Audit.MaxFile) * mib,
+		KeepBytes:    int64(s.cfg.Audit.Keep) * mib,
+		MinFree:      int64(s.cfg.Audit.MinFree) * mib,
+		OnFailure:    audit.OnFailure(s.cfg.Audit.OnFailure),
+		OnCheckpoint: s.keepCheckpoint,
+		Logger:       s.log.With("component", "audit"),
 	})
 	if err != nil {
 		return fmt.Errorf("open the audit log: %w", explain(err, dir))
 	}
-	return nil
+	s.feeds, err = audit.StartFeeds(audit.FeedsConfig{
+		Log: s.audit, Targets: s.cfg.exports(), Sink: AuditIndex(s.store), Gateway: string(id), Logger: s.log.With("component", "audit"),
+	})
+	return explain(err, dir)
 }
+
+// AuditOrigin names a gateway's audit logs in checkpoints.
+func AuditOrigin(cfg *Config, id auth.GatewayID) string { return cfg.TrustDomain + "/" + string(id) }
+
+// exports are the places that records are sent to.
+func (c *Config) exports() []audit.Target {
+	var list []audit.Target
+	for _, e := range c.Audit.Export {
+		list = append(list, audit.Target{Name: e.Name, Kind: e.Kind, Path: e.Path, Address: e.Address})
+	}
+	return list
+}
+
+// keepCheckpoint puts a checkpoint where somebody who has only this machine's files cannot change it.
+func (s *Server) keepCheckpoint(c audit.Checkpoint) {
+	ctx, cancel := context.WithTimeout(context.Background(), checkpointWait)
+	defer cancel()
+	err := s.store.PutCheckpoint(ctx, store.Checkpoint{Gateway: s.authority.GatewayID(), Log: c.Log, Size: int64(c.Size), Note: c.Note})
+	if err != nil {
+		s.log.Warn("a checkpoint of the audit log could not be put into the database; the next one will be", "size", c.Size, "error", err)
+	}
+}
+
+const checkpointWait = 10 * time.Second
 
 func (s *Server) openRules(ctx context.Context) error {
 	s.policyWatch = newFileWatch(s.log, s.cfg.Policy.File)

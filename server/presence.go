@@ -54,9 +54,9 @@ func (s *Server) newPresence() *presence {
 	}
 	return &presence{
 		store: s.store, registry: s.registry, log: s.log.With("component", "presence"), now: s.now, managed: s.rules.source == sourceManaged,
-		self: store.Gateway{ID: s.authority.GatewayID(), Version: buildinfo.Version(), Address: fmt.Sprintf("%s (%s)", s.Addr(), host), Started: s.now()},
+		self:   store.Gateway{ID: s.authority.GatewayID(), Version: buildinfo.Version(), Address: fmt.Sprintf("%s (%s)", s.Addr(), host), Started: s.now()},
 		digest: func() string { return s.rules.set().Version() },
-		told: make(map[uint64]session.Info),
+		told:   make(map[uint64]session.Info),
 	}
 }
 

@@ -58,6 +58,7 @@ type Server struct {
 	leaf      *ca.GatewayLeaf
 	store     *store.Store
 	audit     *audit.Log
+	feeds     *audit.Feeds // to the index and the exports
 	rules     *rules
 	registry  *session.Registry
 	dialer    *dialer.Dialer
@@ -154,6 +155,7 @@ func (s *Server) release() error {
 	if s.audit != nil {
 		errs = append(errs, drainError(StepAudit, s.audit.Close()))
 	}
+	errs = append(errs, s.stopFeeds())
 	if s.store != nil {
 		errs = append(errs, drainError(StepStore, s.store.Close()))
 	}
@@ -161,6 +163,22 @@ func (s *Server) release() error {
 		errs = append(errs, removeRunInfo(s.cfg.StateDir), s.lock.Unlock())
 	}
 	return errors.Join(errs...)
+}
+
+// stopFeeds lets the last records get through; what does not in time is sent after
+// the next start.
+func (s *Server) stopFeeds() error {
+	if s.feeds == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	defer cancel()
+	err := s.feeds.Stop(ctx)
+	if err != nil && ctx.Err() != nil {
+		s.log.Warn("some audit records are not indexed or exported yet; they will be after the next start", "error", err)
+		return nil
+	}
+	return err
 }
 
 // HurryUp ends the wait of a drain: open streams are cut now.
