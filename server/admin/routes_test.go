@@ -247,7 +247,6 @@ func TestThreatAdminWithoutCaller(t *testing.T) {
 	for _, h := range []http.Handler{w.api.Admin(), w.api.Self()} {
 		for _, route := range adminapi.Routes() {
 			c := w.client(h, nil, route.Service)
-			c.HTTP.Transport.(*checkedTransport).checker = w.checker
 			req, err := http.NewRequestWithContext(t.Context(), route.Method, c.Base+strings.NewReplacer("{", "", "}", "").Replace(route.Path), nil)
 			w.check(err)
 			resp, err := c.HTTP.Do(req)
