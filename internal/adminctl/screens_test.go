@@ -15,7 +15,7 @@ import (
 	"github.com/culvert-vpn/culvert/internal/adminapi"
 )
 
-var update = flag.Bool("update", false, "write testdata/screens.txt anew, to be read before it is committed")
+var update = flag.Bool("update", false, "write testdata/screens.txt and the guide anew, to be read before they are committed")
 
 // reference is a made-up one of the API, which differs at each run.
 var reference = regexp.MustCompile(`\b[0-9a-z]{4}-[0-9a-z]{4}\b`)
@@ -139,29 +139,54 @@ func compareScreens(t *testing.T, got string) {
 	}
 }
 
-// TestGuideIsWhatIsPrinted compares the administrator's guide with the screens: what it shows is what there is.
+// guideScreen is a command with its output in the guide.
+var guideScreen = regexp.MustCompile("(?s)```console\n\\$ (.*?)```")
+
+// TestGuideIsWhatIsPrinted compares the administrator's guide with the screens: what it shows is what there is. With -update, after
+// TestScreens, it puts the present ones there.
 func TestGuideIsWhatIsPrinted(t *testing.T) {
-	guide, err := os.ReadFile(filepath.Join(sourceDir, "..", "..", "docs", "administration.md"))
+	path := filepath.Join(sourceDir, "..", "..", "docs", "administration.md")
+	guide, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(sourceDir, "testdata", "screens.txt"))
-	if err != nil {
-		t.Fatal(err)
+	known := knownScreens(t)
+	if *update {
+		guide = guideScreen.ReplaceAllFunc(guide, func(block []byte) []byte {
+			line, _, _ := strings.Cut(string(guideScreen.FindSubmatch(block)[1]), "\n")
+			return []byte("```console\n$ " + known[line] + "\n```")
+		})
+		if err := os.WriteFile(path, guide, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	known := make(map[string]bool)
-	for screen := range strings.SplitSeq(strings.ReplaceAll("\n"+string(text), "\n! ", "\n"), "\n$ ") {
-		known[strings.TrimSpace(regexp.MustCompile(`\n\(exit \d\)`).ReplaceAllString(screen, ""))] = true
-	}
-	blocks := regexp.MustCompile("(?s)```console\n\\$ (.*?)```").FindAllStringSubmatch(string(guide), -1)
+	blocks := guideScreen.FindAllStringSubmatch(string(guide), -1)
 	if len(blocks) < 10 {
 		t.Errorf("the guide has %d screens only", len(blocks))
 	}
 	for _, b := range blocks {
-		if !known[strings.TrimSpace(b[1])] {
-			t.Errorf("the guide shows what is not printed so:\n%s", b[1])
+		line, _, _ := strings.Cut(b[1], "\n")
+		if diff := cmp.Diff(strings.TrimSpace(b[1]), known[line]); diff != "" {
+			t.Errorf("the guide shows %q as it is not printed (-guide +printed):\n%s", line, diff)
 		}
 	}
+}
+
+// knownScreens are the stored screens by their command line, as a reader sees them.
+func knownScreens(t *testing.T) map[string]string {
+	text, err := os.ReadFile(filepath.Join(sourceDir, "testdata", "screens.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := make(map[string]string)
+	exits := regexp.MustCompile(`\n\(exit \d\)`)
+	for screen := range strings.SplitSeq(strings.ReplaceAll("\n"+string(text), "\n! ", "\n"), "\n$ ") {
+		line, _, _ := strings.Cut(screen, "\n")
+		if _, twice := known[line]; !twice {
+			known[line] = strings.TrimSpace(exits.ReplaceAllString(screen, ""))
+		}
+	}
+	return known
 }
 
 // With --json every list and report is the API's own answer.
