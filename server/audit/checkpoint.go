@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -225,18 +224,26 @@ func loadCheckpoint(dir, log string, keys note.Verifiers) (Checkpoint, error) {
 	return c, err
 }
 
-// LoadCheckpoint reads a checkpoint from a file, verified by keys.
-func LoadCheckpoint(path string, keys note.Verifiers) (Checkpoint, error) {
+// ReadCheckpoint reads a checkpoint that was kept elsewhere. Its signature is not verified: [Verify] does that.
+func ReadCheckpoint(path string) (Checkpoint, error) {
 	data, err := durable.ReadFile(path, maxNote)
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("read checkpoint: %w", err)
 	}
-	c, err := ParseCheckpoint(strings.ReplaceAll(string(data), "\r\n", "\n"), keys)
+	c, err := UnverifiedCheckpoint(strings.ReplaceAll(string(data), "\r\n", "\n"))
 	if err != nil {
-		return Checkpoint{}, fmt.Errorf("%s: %w", path, err)
+		return Checkpoint{}, fmt.Errorf("read checkpoint %s: %w", path, err)
 	}
 	return c, nil
 }
 
-// forgetCheckpoint removes a log's checkpoint when nothing is left of the log.
-func forgetCheckpoint(dir, log string) { _ = os.Remove(checkpointPath(dir, log)) }
+// UnverifiedCheckpoint parses the text of a checkpoint and leaves its signature to [Verify].
+func UnverifiedCheckpoint(text string) (Checkpoint, error) {
+	body, _, ok := strings.Cut(text, "\n\n")
+	if !ok || len(text) > maxNote {
+		return Checkpoint{}, errors.New("it is not a signed note")
+	}
+	c, err := parseBody(body + "\n")
+	c.Note = text
+	return c, err
+}

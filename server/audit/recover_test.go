@@ -141,6 +141,7 @@ func abandon(l *Log) {
 	l.closing.Do(func() {
 		close(l.closed)
 		<-l.done
+		l.notary.stop()
 		l.w.close()
 		_ = l.owner.Unlock()
 	})
