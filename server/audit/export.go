@@ -147,7 +147,7 @@ func (x *Exporter) path(suffix string) string {
 // end saves the position and gives everything up.
 func (x *Exporter) end() {
 	if x.out != nil && x.out.alive() == nil {
-		x.keep(x.candidate)
+		x.keep(x.in.Position()) // a batch was flushed, or the outlet is gone
 	}
 	x.hangUp()
 	if x.lock != nil {
