@@ -91,6 +91,7 @@ func farEcho(conn net.Conn) farEnd {
 // farService is that process.
 type farService struct {
 	addr string
+	pid  int
 	in   io.WriteCloser
 	out  *bufio.Reader
 }
@@ -116,6 +117,7 @@ func newFarService(t *testing.T) *farService {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	s.pid = cmd.Process.Pid
 	t.Cleanup(func() {
 		s.in.Close()
 		if err := cmd.Wait(); err != nil {
