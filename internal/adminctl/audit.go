@@ -125,14 +125,14 @@ func auditWhat(r adminapi.AuditRecord) string {
 	if r.Code != "" && r.Code != "ok" && r.Code != "denied" {
 		say("%s", r.Code)
 	}
-	if r.Condition != "" {
+	switch {
+	case r.Reason != "":
+		say("%s", strings.TrimSuffix(r.Reason, "."))
+	case r.Condition != "":
 		say("%s", r.Condition)
 	}
 	if r.Rule != "" {
 		say("rule %q", r.Rule)
-	}
-	if r.Reason != "" {
-		say("%s", r.Reason)
 	}
 	if r.Detail != "" {
 		say("%s", r.Detail)
