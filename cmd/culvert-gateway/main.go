@@ -120,7 +120,7 @@ func (p *program) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&p.config, "config", defaultConfig(), "the configuration file (CULVERT_GATEWAY_CONFIG)")
 	root.PersistentFlags().BoolVar(&p.json, "json", false, "print the result as JSON")
 	root.AddCommand(p.initCommand(), p.serveCommand(), p.healthcheckCommand(), p.versionCommand(),
-		p.configCommand(), p.policyCommand(), p.caCommand(), p.adminCommand())
+		p.configCommand(), p.policyCommand(), p.caCommand(), p.auditCommand(), p.adminCommand())
 	p.noteBegin(root)
 	return root
 }

@@ -34,6 +34,7 @@ func TestScripts(t *testing.T) {
 			"contains": contains,
 			"logged":   logged,
 			"signal":   sendSignal,
+			"tamper":   tamper,
 			"fingerprint": func(ts *testscript.TestScript, _ bool, args []string) {
 				_, rest, _ := strings.Cut(ts.ReadFile(args[0]), `"fingerprint": "`)
 				value, _, _ := strings.Cut(rest, `"`)
@@ -133,6 +134,21 @@ func contains(ts *testscript.TestScript, neg bool, args []string) {
 	if strings.Contains(ts.ReadFile(args[0]), args[1]) == neg {
 		ts.Fatalf("%s: %q; contained: %v", args[0], args[1], !neg)
 	}
+}
+
+// tamper DIR OLD NEW changes the first place in the audit log that has the text.
+func tamper(ts *testscript.TestScript, _ bool, args []string) {
+	files, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*.jsonl"))
+	ts.Check(err)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		ts.Check(err)
+		if changed := strings.Replace(string(data), args[1], args[2], 1); changed != string(data) {
+			ts.Check(os.WriteFile(file, []byte(changed), 0o600))
+			return
+		}
+	}
+	ts.Fatalf("no audit log has %q", args[1])
 }
 
 var signals = map[string]syscall.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM}

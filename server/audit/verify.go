@@ -21,6 +21,9 @@ type VerifyOptions struct {
 	// Checkpoints were kept outside of the folder; their signatures are verified here. Without one, nobody can tell
 	// an old copy of the folder, or a cut end, from one that is whole.
 	Checkpoints []Checkpoint
+	// Latest are the newest checkpoint of each log, as a database keeps them by itself. They are as good as Checkpoints,
+	// but those of logs that retention removed are passed over.
+	Latest []Checkpoint
 	// Progress is told how many bytes of how many were read, now and then. Optional.
 	Progress func(done, total int64)
 }
@@ -98,6 +101,7 @@ func (v *verifier) run() error {
 		v.report.Notes = append(v.report.Notes, "there is no log in "+v.dir)
 	}
 	v.takeOutside()
+	v.takeLatest()
 	orphans, err := v.takeBeside()
 	if err != nil {
 		return err
@@ -133,6 +137,18 @@ func (v *verifier) takeOutside() {
 			continue
 		}
 		v.demands[c.Log] = append(v.demands[c.Log], demand{size: c.Size, root: c.Root.String(), from: "the checkpoint from outside", outside: i})
+	}
+}
+
+// takeLatest notes those that a database keeps.
+func (v *verifier) takeLatest() {
+	for _, c := range v.opts.Latest {
+		signed, err := ParseCheckpoint(c.Note, v.keys)
+		if err != nil || signed.Log != c.Log || signed.Size != c.Size {
+			v.fault(Fault{Log: c.Log, What: "the checkpoint in the database is not signed by a known key"})
+			continue
+		}
+		v.demands[c.Log] = append(v.demands[c.Log], demand{size: signed.Size, root: signed.Root.String(), from: "the checkpoint in the database", outside: -1})
 	}
 }
 

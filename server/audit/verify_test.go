@@ -587,4 +587,3 @@ func FuzzParseCheckpoint(f *testing.F) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
-
