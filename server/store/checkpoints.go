@@ -16,9 +16,9 @@ var ErrOlderCheckpoint = errors.New("a later or another checkpoint of this log i
 type Checkpoint struct {
 	Gateway auth.GatewayID
 	Log     string
-	Size    int64  // records
-	Note    string // signed; server/audit reads it
-	Time    time.Time
+	Size    int64     // records
+	Note    string    // signed; server/audit reads it
+	Time    time.Time // set by the store
 }
 
 // PutCheckpoint keeps the newest checkpoint of each log. One that is smaller
@@ -26,7 +26,7 @@ type Checkpoint struct {
 // ErrOlderCheckpoint.
 func (s *Store) PutCheckpoint(ctx context.Context, c Checkpoint) error {
 	return s.inTx(ctx, unordered, func(tx *tx) error {
-		n, err := tx.execCount(ctx, upsertCheckpoint, c.Gateway, c.Log, c.Size, c.Note, millis(c.Time))
+		n, err := tx.execCount(ctx, upsertCheckpoint, c.Gateway, c.Log, c.Size, c.Note, millis(tx.now))
 		if err == nil && n == 0 {
 			return ErrOlderCheckpoint
 		}

@@ -66,7 +66,7 @@ func (s *Store) Cleanup(ctx context.Context) (Cleaned, error) {
 
 // bite is how many rows of the index one transaction removes, so that others
 // get their turn.
-const bite = 5000
+const bite = 2000
 
 // cleanIndex removes what is past the index's retention.
 func (s *Store) cleanIndex(ctx context.Context) (int64, error) {

@@ -19,32 +19,8 @@ func (s *Store) AddLock(ctx context.Context, l Lock) (Lock, error) {
 	return l, err
 }
 
-// EnsureLock is AddLock for a caller who may have to say it again: while there
-// is a lock of that id, it is returned as it is, and added is false.
-func (s *Store) EnsureLock(ctx context.Context, l Lock) (stands Lock, added bool, err error) {
-	err = s.inTx(ctx, orderLock, func(tx *tx) error {
-		stands, err = one(ctx, tx, scanLock, lockByID, l.ID)
-		if !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		stands, added = l, true
-		return tx.addLock(ctx, &stands)
-	})
-	return stands, added, err
-}
-
-// EndLocked ends the sessions that a lock on a user, device, session,
-// certificate or login covers, for good, and returns them: lifting the lock does
-// not bring them back. A lock on a group ends none.
-func (s *Store) EndLocked(ctx context.Context, l Lock, reason string) ([]auth.SessionID, error) {
-	var ended []auth.SessionID
-	err := s.inTx(ctx, orderLock, func(tx *tx) (err error) {
-		ended, err = tx.endCovered(ctx, l, reason)
-		return err
-	})
-	return ended, err
-}
-
+// endCovered ends the sessions that a lock on a user, device, session, certificate
+// or login covers, for good: lifting the lock does not bring them back.
 func (t *tx) endCovered(ctx context.Context, l Lock, reason string) ([]auth.SessionID, error) {
 	session := string(l.Session)
 	if l.Kind == LockSession {

@@ -8,16 +8,8 @@ import (
 	"github.com/culvert-vpn/culvert/auth"
 )
 
-// LogoutSeen records that a logout token was accepted, by the hash of its jti,
-// until it expires; first is false when it had been already.
-func (s *Store) LogoutSeen(ctx context.Context, tokenHash string, expires time.Time) (first bool, err error) {
-	err = s.inTx(ctx, unordered, func(tx *tx) error {
-		first, err = tx.logoutSeen(ctx, tokenHash, expires)
-		return err
-	})
-	return first, err
-}
-
+// logoutSeen records that a logout token was accepted, until it expires; first is
+// false when it had been already.
 func (t *tx) logoutSeen(ctx context.Context, tokenHash string, expires time.Time) (first bool, err error) {
 	n, err := t.execCount(ctx, insertLogout, tokenHash, millis(t.now), millis(expires))
 	return n > 0, err

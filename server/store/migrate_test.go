@@ -55,6 +55,9 @@ func TestGatewaysMigrateOnce(t *testing.T) {
 	if strings.Join(applied, " ") != "0 1" {
 		t.Errorf("migrated: %q", applied)
 	}
+	if limits := mustRead(t, s, "SELECT current_setting('statement_timeout') || current_setting('lock_timeout')"); limits[0] != "65s6s" {
+		t.Errorf("the limits after migrating: %q", limits)
+	}
 	if left := mustRead(t, s, "SELECT objid::text FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"); len(left) != 0 {
 		t.Errorf("locks are left: %q", left)
 	}

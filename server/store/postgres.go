@@ -43,7 +43,7 @@ var postgresDialect = dialect{
 const (
 	connections    = 8
 	connectTimeout = 5 * time.Second
-	serverLimits   = "statement_timeout=65000 lock_timeout=6000 idle_in_transaction_session_timeout=4000"
+	serverLimits   = "SET statement_timeout = 65000; SET lock_timeout = 6000; SET idle_in_transaction_session_timeout = 4000"
 )
 
 // openPostgres makes the pool. It connects when it is first used.
@@ -52,7 +52,11 @@ func (s *Store) openPostgres(u *url.URL) error {
 	if err != nil {
 		return err
 	}
-	db := stdlib.OpenDB(*config)
+	// Not with the start of the connection: a pooler in between would refuse them.
+	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, serverLimits)
+		return err
+	}))
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
 	db.SetConnMaxIdleTime(5 * time.Minute)
@@ -80,10 +84,6 @@ func postgresConfig(u *url.URL) (*pgx.ConnConfig, error) {
 	}
 	if config.ConnectTimeout == 0 || config.ConnectTimeout > connectTimeout {
 		config.ConnectTimeout = connectTimeout
-	}
-	for _, setting := range strings.Fields(serverLimits) {
-		name, value, _ := strings.Cut(setting, "=")
-		config.RuntimeParams[name] = value
 	}
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "culvert-gateway"
@@ -147,8 +147,7 @@ func (migrationLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
 }
 
 func (migrationLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
-	_, err := conn.ExecContext(ctx, fmt.Sprintf("SELECT pg_advisory_unlock(%d, %d); RESET statement_timeout; RESET lock_timeout",
-		advisoryClass, orderMigration))
+	_, err := conn.ExecContext(ctx, fmt.Sprintf("SELECT pg_advisory_unlock(%d, %d); %s", advisoryClass, orderMigration, serverLimits))
 	return err
 }
 

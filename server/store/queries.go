@@ -41,7 +41,6 @@ const (
 	liveSessions   = selectSessions + ` WHERE s.ended_at = 0 AND s.deadline > $1 AND s.id > $2 ORDER BY s.id LIMIT $3`
 	endedSessions  = `SELECT id FROM sessions WHERE ended_at <> 0 AND deadline > $1`
 	sessionsOfUser = selectSessions + ` WHERE s.user_id = $1 ORDER BY s.created_at DESC, s.id LIMIT $2`
-	sessionsBySID  = selectSessions + ` WHERE s.provider = $1 AND s.provider_sid = $2 ORDER BY s.created_at, s.id`
 	renewSession   = `UPDATE sessions SET token_issued_at = $2, auth_time = $3, nonce = $4, provider_sid = $5 WHERE id = $1`
 	endSession     = `UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at = 0`
 	// endCovered ends what a lock covers; without a cut-off, $4 is 0.
@@ -95,9 +94,7 @@ const (
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 	selectLocks = `SELECT id, kind, target, session_id, message, created_by, created_at, issued_before, expires_at
 		FROM locks WHERE (expires_at = 0 OR expires_at > $1)`
-	allLocks = selectLocks + ` ORDER BY created_at, id`
-	lockByID = `SELECT id, kind, target, session_id, message, created_by, created_at, issued_before, expires_at
-		FROM locks WHERE id = $1`
+	allLocks     = selectLocks + ` ORDER BY created_at, id`
 	deleteLock   = `DELETE FROM locks WHERE id = $1`
 	insertPolicy = `INSERT INTO policy_versions (number, digest, source, author, accepted_at, document, comment)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`

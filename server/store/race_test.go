@@ -325,8 +325,8 @@ func testServesOnce(t *testing.T, db database) {
 		t.Errorf("a challenge served %d times", n)
 	}
 	if n := once(t, gateways, 20, errConflict, func(s *Store, _ int) error {
-		first, err := s.LogoutSeen(ctx, "jti", time.Now().Add(time.Hour))
-		if err == nil && !first {
+		out, err := s.Logout(ctx, Logout{TokenHash: "jti", User: "u", LockID: "l", LockFor: time.Hour})
+		if err == nil && out.Repeated {
 			err = errConflict
 		}
 		return err

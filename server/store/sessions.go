@@ -27,14 +27,6 @@ func (s *Store) SessionsOf(ctx context.Context, id auth.UserID, limit int) ([]Se
 	return all(ctx, s.read, scanSession, sessionsOfUser, id, limit)
 }
 
-// SessionsBySID lists the sessions that began with one session at the provider.
-func (s *Store) SessionsBySID(ctx context.Context, provider, sid string) ([]Session, error) {
-	if sid == "" {
-		return nil, nil
-	}
-	return all(ctx, s.read, scanSession, sessionsBySID, provider, sid)
-}
-
 // EndedSessions lists the sessions that were ended before their deadline, as long as that is to come: those of which somebody may
 // still hold a certificate that has not expired.
 func (s *Store) EndedSessions(ctx context.Context) ([]auth.SessionID, error) {

@@ -110,11 +110,8 @@ func testLogout(t *testing.T, db database) {
 	clock.advance(time.Second)
 	wantLocked(t, s, lateUser, true)
 	wantLocked(t, s, withSID("e", "sid3"), false)
-	if list, err := s.SessionsBySID(t.Context(), "corp", "sid1"); err != nil || len(list) != 1 || list[0].Ended.IsZero() {
-		t.Errorf("%+v, %v", list, err)
-	}
-	if list, err := s.SessionsBySID(t.Context(), "corp", ""); err != nil || list != nil {
-		t.Errorf("sessions without a sid: %+v, %v", list, err)
+	if ended, err := s.Session(t.Context(), one.Session.ID); err != nil || ended.Ended.IsZero() {
+		t.Errorf("%+v, %v", ended, err)
 	}
 	if list, err := s.SessionsOf(t.Context(), two.Session.User, 10); err != nil || len(list) != 3 {
 		t.Errorf("%d sessions, %v", len(list), err)
@@ -127,20 +124,12 @@ func testLogout(t *testing.T, db database) {
 	}
 }
 
-func TestEnsureLockAndEndLocked(t *testing.T) { eachDatabase(t, testEnsureLock) }
+func TestLocksEndWhatTheyCover(t *testing.T) { eachDatabase(t, testEndCovered) }
 
-func testEnsureLock(t *testing.T, db database) {
+func testEndCovered(t *testing.T, db database) {
 	clock := newClock()
 	s := db.open(t, clock)
-	in := login(t, s, "a", "key")
-	first := mustIssue(t, s, in)
-	l := Lock{ID: "l", Kind: LockDevice, Target: "laptop", IssuedBefore: clock.now()}
-	for _, want := range []bool{true, false} {
-		stands, added, err := s.EnsureLock(t.Context(), l)
-		if err != nil || added != want || !stands.IssuedBefore.Equal(l.IssuedBefore) || stands.Created.IsZero() {
-			t.Errorf("%+v, %v, %v", stands, added, err)
-		}
-	}
+	first := mustIssue(t, s, login(t, s, "a", "key"))
 	for _, c := range []struct {
 		lock Lock
 		want int
@@ -152,8 +141,15 @@ func testEnsureLock(t *testing.T, db database) {
 		{Lock{Kind: LockCertificate, Target: string(first.Certificate.Serial), Session: first.Session.ID}, 1},
 		{Lock{Kind: LockDevice, Target: "laptop"}, 0}, // it has ended
 	} {
-		if ended, err := s.EndLocked(t.Context(), c.lock, "test"); err != nil || len(ended) != c.want {
-			t.Errorf("%+v ended %v, %v", c.lock, ended, err)
+		err := s.inTx(t.Context(), orderLock, func(tx *tx) error {
+			ended, err := tx.endCovered(t.Context(), c.lock, "test")
+			if len(ended) != c.want {
+				t.Errorf("%+v ended %v", c.lock, ended)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -379,10 +375,12 @@ func testDevices(t *testing.T, db database) {
 func TestCheckpointsNeverGoBack(t *testing.T) { eachDatabase(t, testCheckpoints) }
 
 func testCheckpoints(t *testing.T, db database) {
-	s := db.open(t, nil)
+	clock := newClock()
+	s := db.open(t, clock)
 	put := func(log string, size int64, note string, want error) {
 		t.Helper()
-		err := s.PutCheckpoint(context.Background(), Checkpoint{Gateway: "a", Log: log, Size: size, Note: note, Time: time.UnixMilli(size).UTC()})
+		clock.advance(time.Second)
+		err := s.PutCheckpoint(context.Background(), Checkpoint{Gateway: "a", Log: log, Size: size, Note: note})
 		if !errors.Is(err, want) {
 			t.Errorf("%s %d: %v, want %v", log, size, err, want)
 		}
@@ -391,9 +389,9 @@ func testCheckpoints(t *testing.T, db database) {
 	put("one", 10, "ten", nil)
 	put("one", 10, "another ten", ErrOlderCheckpoint)
 	put("one", 9, "nine", ErrOlderCheckpoint)
-	put("one", 11, "eleven", nil)
 	put("two", 1, "one", nil)
-	want := Checkpoint{Gateway: "a", Log: "one", Size: 11, Note: "eleven", Time: time.UnixMilli(11).UTC()}
+	put("one", 11, "eleven", nil)
+	want := Checkpoint{Gateway: "a", Log: "one", Size: 11, Note: "eleven", Time: clock.now()}
 	if got, err := s.LastCheckpoint(t.Context(), "a", "one"); err != nil || got != want {
 		t.Errorf("%+v, %v", got, err)
 	}
