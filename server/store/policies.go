@@ -109,6 +109,15 @@ func (s *Store) Policies(ctx context.Context, before int64, limit int) ([]Policy
 	return all(ctx, s.read, scanPolicy, policiesPage, before, limit)
 }
 
+// PolicyHistory is like Policies, without the documents, each of which may have
+// megabytes.
+func (s *Store) PolicyHistory(ctx context.Context, before int64, limit int) ([]PolicyVersion, error) {
+	if before == 0 {
+		before = math.MaxInt64
+	}
+	return all(ctx, s.read, scanPolicy, policyHistory, before, limit)
+}
+
 func scanPolicy(scan scanFunc) (PolicyVersion, error) {
 	var p PolicyVersion
 	var accepted int64

@@ -2,7 +2,7 @@ package store
 
 // Every statement stands here and in queries_shared.go and queries_audit.go,
 // written for SQLite and PostgreSQL alike: numbered parameters, ON CONFLICT,
-// RETURNING, no function but lower, coalesce and aggregates. A parameter that
+// RETURNING, no function but lower, substr, coalesce and aggregates. A parameter that
 // PostgreSQL would take for a small number is cast. Times are milliseconds.
 const (
 	selectVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`
@@ -100,6 +100,8 @@ const (
 		VALUES ($1, $2, $3, $4, $5, $6, $7)`
 	selectPolicies = `SELECT number, digest, source, author, accepted_at, document, comment FROM policy_versions`
 	policyByDigest = selectPolicies + ` WHERE digest = $1 ORDER BY number DESC LIMIT 1`
+	policyHistory  = `SELECT number, digest, source, author, accepted_at, substr(document, 1, 0), comment FROM policy_versions
+		WHERE number < $1 ORDER BY number DESC LIMIT $2`
 	policyByNumber = selectPolicies + ` WHERE number = $1`
 	policiesPage   = selectPolicies + ` WHERE number < $1 ORDER BY number DESC LIMIT $2`
 

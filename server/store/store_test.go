@@ -202,9 +202,13 @@ func TestPoliciesAreAHistory(t *testing.T) { eachDatabase(t, testPoliciesAreAHis
 func testPoliciesAreAHistory(t *testing.T, db database) {
 	s := db.open(t, nil)
 	for _, digest := range []string{"a", "a", "b", "a"} {
-		if _, err := s.AcceptPolicy(t.Context(), PolicyVersion{Digest: digest, Source: "file"}); err != nil {
+		if _, err := s.AcceptPolicy(t.Context(), PolicyVersion{Digest: digest, Source: "file", Document: []byte(digest)}); err != nil {
 			t.Fatal(err)
 		}
+	}
+	short, err := s.PolicyHistory(t.Context(), 3, 1)
+	if err != nil || len(short) != 1 || short[0].Digest != "b" || len(short[0].Document) != 0 {
+		t.Errorf("history without documents: %+v, %v", short, err)
 	}
 	list, err := s.Policies(t.Context(), 0, 10)
 	var got []string
