@@ -5,15 +5,24 @@
 // What a caller may rely on:
 //
 //   - When [Log.Append] returns nil, the record was handed to the operating system; records that are not
-//     of streams and sessions are on the disk then. Those are synced within 100 ms.
+//     of streams and sessions are on the disk then. Those are synced within 100 ms. Many writers share one
+//     write and one sync.
 //   - An error means that the record is not there. New streams must then be refused; closing records are
-//     kept in memory and written as soon as it is possible again.
+//     kept in memory and written as soon as it is possible again. [Continue] is the way to have it otherwise.
 //   - Denials that repeat are written once, and then counted: one record a minute says how often.
 //   - What a process that died left open is closed in the next log, by [Open].
 //   - No field can forge a line or act on a terminal: control and direction characters are escaped, lengths
 //     are capped, and what looks like a token or a private key is cut out of free text.
+//   - The lines of a log are the leaves of a Merkle tree (RFC 6962) whose root is signed at least every 10 s and
+//     every 1,000 records, in the log, in a file beside it, and to [Config.OnCheckpoint]. Each log begins with
+//     the size and root of those before it. [Verify] proves from this that nothing was removed, changed or
+//     reordered, but for what is newer than the newest checkpoint that it is given from outside.
 //
-// The package does not prove that nobody changed the files, and it sends nothing anywhere.
+// A [Reader] gives what is on the disk in order; an [Exporter] and an [Indexer] carry it to files, syslog and a database,
+// each at its own pace: the log waits for none of them.
+//
+// The package keeps no secret but its signing key, and cannot show that somebody who has that key, and every
+// checkpoint that was ever told, wrote all of it anew.
 package audit
 
 import (
@@ -236,6 +245,8 @@ type PreviousLog struct {
 	Root  string `json:"root"`            // of the tree of that many records, base64
 	Ended bool   `json:"ended,omitempty"` // false: its process still runs, and Size is of its last checkpoint
 	Fault string `json:"fault,omitempty"` // what was wrong with it
+	// Adopted logs are of a version that did not sign: what they are is proved from here on.
+	Adopted bool `json:"adopted,omitempty"`
 }
 
 // Removed says that retention takes the segments of a log up to one of them.

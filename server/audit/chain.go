@@ -47,18 +47,36 @@ func (l *Log) studyPast(dead []deadLog) (past, error) {
 		return p, err
 	}
 	recent := max(0, len(files)-maxPast)
+	if l.adopt {
+		recent = 0
+	}
 	named := namedAsEnded(files[recent:])
 	for i, f := range files {
 		if named[f.id] || i < recent && p.dead[f.id] == nil {
 			continue
 		}
 		seen := l.see(f, p.dead[f.id], keys)
+		if l.adopt && seen.Fault != "" {
+			if seen, err = adopt(f); err != nil {
+				return p, err
+			}
+		}
 		if seen.Fault != "" {
 			l.cfg.Logger.Error("AN EARLIER AUDIT LOG IS NOT WHOLE; run \"culvert-gateway audit verify\"", "log", seen.Log, "fault", seen.Fault)
 		}
 		p.previous = append(p.previous, seen)
 	}
 	return p, nil
+}
+
+// adopt reads a log of a version that did not sign.
+func adopt(files logFiles) (PreviousLog, error) {
+	f, err := study([]logFiles{files}, files.id, make(map[string]bool))
+	if err != nil {
+		return PreviousLog{}, err
+	}
+	seen := PreviousLog{Log: files.id, Size: f.tree.size, Root: f.tree.root().String(), Ended: true, Adopted: true}
+	return seen, nil
 }
 
 // verifiers returns the keys that earlier logs may be signed with.

@@ -131,25 +131,23 @@ func parseKeys(text string) ([]note.Verifier, error) {
 }
 
 // keyOf returns the signer of a folder and its public key. The first start makes them.
-func keyOf(dir, origin string) (note.Signer, string, error) {
+func keyOf(dir, origin string) (signer note.Signer, public string, made bool, err error) {
 	path := filepath.Join(dir, KeyFile)
 	data, err := durable.ReadPrivate(path, maxNote)
-	if errors.Is(err, fs.ErrNotExist) {
+	if made = errors.Is(err, fs.ErrNotExist); made {
 		data, err = makeKey(path, origin)
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("key of the audit log: %w", err)
+		return nil, "", false, fmt.Errorf("key of the audit log: %w", err)
 	}
 	secret := strings.TrimSpace(string(data))
-	signer, err := note.NewSigner(secret)
-	if err != nil {
-		return nil, "", fmt.Errorf("key of the audit log %s: %w", path, err)
+	if signer, err = note.NewSigner(secret); err == nil {
+		public, err = publicKey(signer.Name(), secret)
 	}
-	public, err := publicKey(signer.Name(), secret)
 	if err != nil {
-		return nil, "", fmt.Errorf("key of the audit log %s: %w", path, err)
+		return nil, "", false, fmt.Errorf("key of the audit log %s: %w", path, err)
 	}
-	return signer, public, publish(filepath.Join(dir, PublicFile), public)
+	return signer, public, made, publish(filepath.Join(dir, PublicFile), public)
 }
 
 func makeKey(path, origin string) ([]byte, error) {

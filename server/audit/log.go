@@ -33,7 +33,9 @@ type Log struct {
 	// nobody waits for the pen with mu held.
 	pen sync.Mutex
 	w   writer
-	run []PreviousLog // logs whose processes run beside this one, as last seen; with the pen
+	// adopt: there was no key, so logs that are there may have no signatures.
+	adopt bool
+	run   []PreviousLog // logs whose processes run beside this one, as last seen; with the pen
 
 	closing sync.Once
 	mu      sync.Mutex
@@ -84,7 +86,7 @@ func Open(cfg Config) (*Log, error) {
 
 func (l *Log) open() (err error) {
 	if l.cfg.Signer == nil {
-		if l.cfg.Signer, l.cfg.PublicKey, err = keyOf(l.cfg.Dir, l.cfg.Origin); err != nil {
+		if l.cfg.Signer, l.cfg.PublicKey, l.adopt, err = keyOf(l.cfg.Dir, l.cfg.Origin); err != nil {
 			return err
 		}
 	}

@@ -32,22 +32,12 @@ type VerifyOptions struct {
 // no log missing but those that retention removed. It may run while a log is being written, and changes nothing. An
 // error means that it could not be done; what it found wrong is in the report.
 func Verify(ctx context.Context, dir string, opts VerifyOptions) (Report, error) {
-	for range maxVanished {
-		v := &verifier{ctx: ctx, dir: dir, opts: opts}
-		err := v.run()
-		if errors.Is(err, fs.ErrNotExist) && v.began { // retention removed a segment meanwhile
-			continue
-		}
-		if err != nil {
-			return Report{}, fmt.Errorf("verify audit log: %w", err)
-		}
-		return v.report, nil
+	v := newVerifier(ctx, dir, opts)
+	if err := v.run(); err != nil {
+		return Report{}, fmt.Errorf("verify audit log: %w", err)
 	}
-	return Report{}, errors.New("verify audit log: segments are removed faster than they can be read")
+	return v.report, nil
 }
-
-// maxVanished is how often segments may vanish while they are read.
-const maxVanished = 5
 
 // A demand is a root that the tree of a log must have at a size, and who says so.
 type demand struct {
@@ -74,21 +64,27 @@ type verifier struct {
 	opts    VerifyOptions
 	keys    note.Verifiers
 	report  Report
-	began   bool
 	logs    []logFiles
 	demands map[string][]demand
 	removed map[string]Removed
 	beside  map[string]bool // logs with a checkpoint beside them
 	running map[string]bool // logs whose process has not ended, or died and was not followed
+	adopted map[string]bool // logs of a version that did not sign; a later log proves them
 	gaps    []gap
+	late    bool // retention removed something meanwhile
 	done    int64
 	total   int64
 	told    int64
 }
 
+func newVerifier(ctx context.Context, dir string, opts VerifyOptions) *verifier {
+	return &verifier{
+		ctx: ctx, dir: dir, opts: opts, demands: make(map[string][]demand), removed: make(map[string]Removed),
+		beside: make(map[string]bool), running: make(map[string]bool), adopted: make(map[string]bool),
+	}
+}
+
 func (v *verifier) run() error {
-	v.demands, v.removed = make(map[string][]demand), make(map[string]Removed)
-	v.beside, v.running = make(map[string]bool), make(map[string]bool)
 	if err := v.loadKeys(); err != nil {
 		return err
 	}
@@ -96,7 +92,7 @@ func (v *verifier) run() error {
 	if err != nil {
 		return err
 	}
-	v.logs, v.total, v.began = logs, totalSize(logs), true
+	v.logs, v.total = logs, totalSize(logs)
 	if len(logs) == 0 {
 		v.report.Notes = append(v.report.Notes, "there is no log in "+v.dir)
 	}
@@ -107,13 +103,66 @@ func (v *verifier) run() error {
 		return err
 	}
 	for i := len(logs) - 1; i >= 0; i-- {
-		if err := v.verifyLog(logs[i]); err != nil {
+		if err := v.verifyThere(logs[i]); err != nil {
 			return err
 		}
+	}
+	if err := v.hearLate(); err != nil {
+		return err
 	}
 	v.missingLogs(orphans)
 	v.judgeGaps()
 	v.finish()
+	return nil
+}
+
+// verifyThere verifies a log, and begins again with what is left when retention removes a segment meanwhile.
+func (v *verifier) verifyThere(files logFiles) error {
+	faults, gaps := len(v.report.Faults), len(v.gaps)
+	for {
+		err := v.verifyLog(files)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		v.late, v.report.Faults, v.gaps = true, v.report.Faults[:faults], v.gaps[:gaps]
+		left, err := listSegments(v.dir)
+		if err != nil {
+			return err
+		}
+		next, there := findLog(left, files.id)
+		if !there {
+			v.gaps = append(v.gaps, gap{log: files.id, what: Fault{Log: files.id, What: "the log vanished while it was verified"}})
+			return nil
+		}
+		if next.numbers[0] <= files.numbers[0] {
+			return fmt.Errorf("read log %s: segments vanish from its middle", files.id)
+		}
+		files = next
+	}
+}
+
+// hearLate looks in the logs that are written for what retention said since they were read.
+func (v *verifier) hearLate() error {
+	if !v.late {
+		return nil
+	}
+	logs, err := listSegments(v.dir)
+	if err != nil {
+		return err
+	}
+	for _, l := range logs {
+		if !v.running[l.id] {
+			continue
+		}
+		again := newVerifier(v.ctx, v.dir, VerifyOptions{})
+		again.keys, again.running = v.keys, v.running
+		if err := again.verifyThere(l); err != nil {
+			return err
+		}
+		for _, r := range again.removed {
+			v.takeRemoved([]Removed{r})
+		}
+	}
 	return nil
 }
 
@@ -176,8 +225,8 @@ func (v *verifier) takeBeside() (orphans []string, err error) {
 			continue
 		}
 		c, err := loadCheckpoint(v.dir, id, v.keys)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+		if errors.Is(err, fs.ErrNotExist) { // retention removes the log just now
+			continue
 		}
 		v.beside[id] = true
 		if err != nil {
@@ -292,6 +341,7 @@ func (v *verifier) takePrevious(in string, seq uint64, list []PreviousLog) {
 		if p.Log >= in {
 			continue
 		}
+		v.adopted[p.Log] = v.adopted[p.Log] || p.Adopted
 		v.demands[p.Log] = append(v.demands[p.Log], demand{size: p.Size, root: p.Root, end: p.Ended, outside: -1,
 			from: fmt.Sprintf("record %d of log %s", seq, in)})
 	}

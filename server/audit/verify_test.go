@@ -484,6 +484,41 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 	}
 }
 
+// The first start of this version finds logs without signatures. They are proved from then on; after it, a log
+// without signatures is a fault.
+func TestLogsOfAVersionThatDidNotSign(t *testing.T) {
+	dir := t.TempDir()
+	write := func(id string) string {
+		path := segmentPath(dir, id, 1)
+		text := `{"seq":1,"time":"2026-11-20T10:00:00Z","event":"log.opened","process":{"log":"` + id + `"}}` + "\n" +
+			`{"seq":2,"time":"2026-11-20T10:00:01Z","event":"stream.open","stream":"` + id + `/2"}` + "\n" +
+			`{"seq":3,"time":"2026-11-20T10:00:02Z","event":"log.closed"}` + "\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	old := write("20261120T100000Z-00000000")
+	open(t, Config{Dir: dir}).Close()
+	open(t, Config{Dir: dir}).Close()
+	if report := whole(t, dir); len(report.Logs) != 3 || len(report.Notes) != 1 {
+		t.Errorf("%+v", report)
+	}
+	changed := copyDir(t, dir)
+	rewrite(t, filepath.Join(changed, filepath.Base(old)), func(lines [][]byte) [][]byte {
+		lines[1] = bytes.Replace(lines[1], []byte("10:00:01"), []byte("10:00:59"), 1)
+		return lines
+	})
+	if report, err := Verify(t.Context(), changed, VerifyOptions{}); err != nil || report.Whole {
+		t.Errorf("%+v, %v", report, err)
+	}
+	write("20261121T100000Z-00000000")
+	open(t, Config{Dir: dir}).Close()
+	if report, err := Verify(t.Context(), dir, VerifyOptions{}); err != nil || report.Whole {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
 func TestVerifyWithoutAKey(t *testing.T) {
 	dir := t.TempDir()
 	history(t, dir)

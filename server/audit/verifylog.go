@@ -195,7 +195,7 @@ func (c *logCheck) inOrder(here place) bool {
 }
 
 func (c *logCheck) record(ln *line, here place) {
-	mismatch := c.prev != "" && ln.prev != c.prev
+	mismatch := c.prev != "" && ln.prev != c.prev && !(c.v.adopted[c.files.id] && ln.prev == "")
 	if mismatch {
 		c.suspect = &suspicion{before: c.last, after: here}
 	}
@@ -284,6 +284,9 @@ func (c *logCheck) identity(r *Record) string {
 // signature verifies the checkpoint that a record carries: it signs all records before.
 func (c *logCheck) signature(r *Record, here place) {
 	if r.Checkpoint == "" {
+		if c.v.adopted[c.files.id] {
+			return
+		}
 		if r.Event == EventLogCheckpoint || r.Event == EventLogSegment || r.Event == EventLogClosed {
 			c.fault(here, "its signature is missing")
 		}
@@ -368,6 +371,8 @@ func (c *logCheck) end(t tail) {
 	case c.report.State == StateUnknown:
 		behind.seq = c.tree.size + 1
 		c.fault(behind, "the log ends without its closing record, and no later log says where it ended")
+	case c.v.adopted[c.files.id]:
+		c.v.note("log %s is of a version that did not sign; it is proved since the log after it began", c.files.id)
 	case (c.used || c.closed) && !c.v.hasBeside(c.files.id):
 		c.fault(place{segment: lastSegment}, "the checkpoint beside the log is missing")
 	case c.junk != nil || t.cut > 0:
