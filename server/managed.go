@@ -66,7 +66,7 @@ func (r *rules) followManaged(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if now := r.current.Load(); now != nil && now.version.Number == head.Number {
+	if now := r.current.Load(); head.Number == r.unusable || now != nil && now.version.Number == head.Number {
 		return nil
 	}
 	// Its tests held where it was accepted; here they may fail by a minute of the
@@ -75,7 +75,8 @@ func (r *rules) followManaged(ctx context.Context) error {
 	r.metrics.reloaded("policy", err)
 	if set == nil {
 		r.sound(ctx, versionName(head), err)
-		return nil // until the next version: trying again would give the same
+		r.unusable = head.Number // trying again would give the same
+		return nil
 	}
 	r.use(ctx, inForce{set, head}, fmt.Sprintf("version %d by %s", head.Number, head.Author))
 	return nil

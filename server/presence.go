@@ -18,9 +18,9 @@ import (
 const (
 	// presenceEvery is how often a gateway tells the others what it has.
 	presenceEvery = 2 * time.Second
-	// presenceFull is how often it tells the counts of connections that are open
-	// still.
-	presenceFull = 15 * time.Second
+	// presenceFull is how often it says that it lives, and tells the counts of
+	// connections that are open still.
+	presenceFull = 10 * time.Second
 	// differHold is how long the gateways' policies may differ before an alarm
 	// sounds: a repository's change does not reach all of them at once.
 	differHold = 5 * time.Minute
@@ -41,6 +41,8 @@ type presence struct {
 	log      *slog.Logger
 	now      func() time.Time
 
+	cleared bool                    // what a process before has told is gone
+	said    string                  // the policy's digest in the last word
 	told    map[uint64]session.Info // as the database has them
 	full    time.Time
 	differs time.Time // since when
@@ -79,23 +81,12 @@ func (p *presence) run(ctx context.Context) {
 }
 
 func (p *presence) tell(ctx context.Context) error {
-	now, self := p.now(), p.self
-	self.PolicyDigest = p.digest()
-	self.Sessions, self.Streams = p.registry.Counts()
-	if err := p.store.Beat(ctx, self); err != nil {
+	now := p.now()
+	everything := now.Sub(p.full) >= presenceFull
+	if err := p.live(ctx, everything); err != nil {
 		return err
 	}
-	everything := now.Sub(p.full) >= presenceFull
-	current := make(map[uint64]session.Info)
-	var changed []store.Live
-	for _, info := range p.registry.List() {
-		was, known := p.told[info.ID]
-		if !known || was.Serial != info.Serial || everything && counts(was) != counts(info) {
-			changed = append(changed, p.live(info))
-			was = info
-		}
-		current[info.ID] = was
-	}
+	changed, current := p.changed(everything)
 	var gone []uint64
 	for id := range p.told {
 		if _, still := current[id]; !still {
@@ -106,10 +97,48 @@ func (p *presence) tell(ctx context.Context) error {
 		return err
 	}
 	p.told = current
-	if everything {
-		p.full = now
+	if !everything {
+		return nil
 	}
+	p.full = now
 	return p.compare(ctx, now)
+}
+
+// live says that this gateway lives, now and then and when it decides by another
+// policy.
+func (p *presence) live(ctx context.Context, due bool) error {
+	if !p.cleared {
+		if err := p.store.ClearLive(ctx, p.self.ID); err != nil {
+			return err
+		}
+		p.cleared = true
+	}
+	self := p.self
+	self.PolicyDigest = p.digest()
+	if !due && self.PolicyDigest == p.said {
+		return nil
+	}
+	self.Sessions, self.Streams = p.registry.Counts()
+	if err := p.store.Beat(ctx, self); err != nil {
+		return err
+	}
+	p.said = self.PolicyDigest
+	return nil
+}
+
+// changed returns the connections that the database does not have as they are, and
+// all of them as it will have them.
+func (p *presence) changed(everything bool) (changed []store.Live, current map[uint64]session.Info) {
+	current = make(map[uint64]session.Info)
+	for _, info := range p.registry.List() {
+		was, known := p.told[info.ID]
+		if !known || was.Serial != info.Serial || everything && counts(was) != counts(info) {
+			changed = append(changed, p.row(info))
+			was = info
+		}
+		current[info.ID] = was
+	}
+	return changed, current
 }
 
 // counts are what changes in a connection all the time.
@@ -117,7 +146,7 @@ func counts(i session.Info) [3]int64 {
 	return [3]int64{int64(len(i.Streams)), i.BytesIn, i.BytesOut}
 }
 
-func (p *presence) live(i session.Info) store.Live {
+func (p *presence) row(i session.Info) store.Live {
 	email := ""
 	if i.Identity.EmailTrusted {
 		email = i.Identity.Email

@@ -36,7 +36,8 @@ type rules struct {
 	current atomic.Pointer[inForce]
 	alarm   atomic.Bool // the file, or the newest version, is not what is in force
 
-	mu sync.Mutex // one load at a time
+	mu       sync.Mutex // one load at a time
+	unusable int64      // the number of a managed version that cannot be loaded here
 }
 
 // inForce is a policy and its record; of one that could not be recorded, the
