@@ -106,7 +106,7 @@ func (s *Server) followGrants(ctx context.Context) error {
 		grants = append(grants, policy.Grant{ID: r.ID, User: r.User, Service: r.Service, Until: r.Until})
 	}
 	if s.rules.opts.Grants.Replace(grants) {
-		s.gateway.PolicyChanged()
+		s.gateway.Redecide("approved requests have changed")
 	}
 	return nil
 }
