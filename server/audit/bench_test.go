@@ -32,3 +32,23 @@ func BenchmarkWriters(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkVerify is how many records a second are verified, and what memory that takes at most.
+func BenchmarkVerify(b *testing.B) {
+	dir := b.TempDir()
+	l := open(b, Config{Dir: dir, MinFree: -1})
+	r := Record{Event: EventStreamOpen, Actor: ada(), Kind: "tcp", Target: "wiki", Service: "wiki", Address: "10.0.0.1:8080", Rule: "staff", Policy: "sha256:00"}
+	const records = 100_000
+	for range records {
+		mustAppend(b, l, r)
+	}
+	if err := l.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range b.N {
+		whole(b, dir)
+	}
+	b.ReportMetric(records*float64(b.N)/b.Elapsed().Seconds(), "records/s")
+}

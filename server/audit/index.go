@@ -83,7 +83,8 @@ func (x *Indexer) drop() {
 }
 
 func (x *Indexer) wait(ctx context.Context) error {
-	if x.in == nil {
+	if x.in == nil || x.next != nil { // another process has the index
+		sleep(ctx, pollInterval)
 		return ctx.Err()
 	}
 	return x.in.Wait(ctx)

@@ -287,8 +287,12 @@ func (l *Log) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.snap
+	fault := s.fault
+	if l.cfg.OnFailure == Refuse {
+		fault = errors.Join(s.fault, s.space)
+	}
 	return Status{
-		Log: l.id, Seq: s.seq, Err: errors.Join(s.fault, s.space), Free: s.free, Low: s.low,
+		Log: l.id, Seq: s.seq, Err: fault, Free: s.free, Low: s.low,
 		Queued: l.queued + s.unsynced, Unsigned: s.seq - s.signed,
 		Waiting: len(l.backlog), Lost: l.allLost, Counted: l.repeats.len(),
 		Unrecorded: l.cfg.OnFailure == Continue && s.fault != nil,

@@ -80,16 +80,17 @@ func (r *Reader) Next(ctx context.Context) (Entry, error) {
 
 // Wait returns when there may be more, or when ctx has ended.
 func (r *Reader) Wait(ctx context.Context) error {
-	poll := time.NewTimer(pollInterval)
-	defer poll.Stop()
+	pause := pollInterval
 	var grown <-chan struct{}
 	if r.log != nil {
 		end, more, _ := r.log.onDisk()
-		if r.pos.Log == end.Log && r.pos.Seq < end.Seq {
-			return ctx.Err()
+		if r.pos.Log == end.Log && r.pos.Seq < end.Seq { // it came since the last look
+			pause = time.Millisecond
 		}
 		grown = more
 	}
+	poll := time.NewTimer(pause)
+	defer poll.Stop()
 	select {
 	case <-poll.C:
 	case <-grown:
