@@ -1,24 +1,19 @@
 package enroll
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
-)
 
-// maxDepth is how deep a message may nest: the deepest, a provider's settings
-// in the discovery document, needs five levels.
-const maxDepth = 16
+	"github.com/culvert-vpn/culvert/internal/strictjson"
+)
 
 // Decode reads one JSON message. Unlike encoding/json it refuses a repeated
 // key, whatever its case, deep nesting, and anything behind the message.
 // Unknown keys are ignored, so that a newer peer may say more.
 func Decode(data []byte, into any) error {
-	if err := checkJSON(data); err != nil {
-		return err
+	if err := strictjson.Check(data); err != nil {
+		return fmt.Errorf("not a message of this protocol: %w", err)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		var typed *json.UnmarshalTypeError
@@ -26,71 +21,6 @@ func Decode(data []byte, into any) error {
 			return fmt.Errorf("the field %q cannot be a %s", typed.Field, typed.Value)
 		}
 		return fmt.Errorf("not the expected JSON: %w", err)
-	}
-	return nil
-}
-
-// checkJSON walks the tokens once, with a stack no deeper than maxDepth.
-func checkJSON(data []byte) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber() // a number is judged by the field that it goes into
-	var stack []*level
-	for {
-		tok, err := dec.Token()
-		if err != nil {
-			return fmt.Errorf("not JSON: %w", err)
-		}
-		switch tok {
-		case json.Delim('{'), json.Delim('['):
-			if len(stack) == maxDepth {
-				return fmt.Errorf("not JSON of this protocol: nested deeper than %d", maxDepth)
-			}
-			stack = append(stack, &level{object: tok == json.Delim('{'), seen: map[string]bool{}})
-			continue
-		case json.Delim('}'), json.Delim(']'):
-			stack = stack[:len(stack)-1]
-		default:
-			if len(stack) > 0 {
-				if err := stack[len(stack)-1].scalar(tok); err != nil {
-					return err
-				}
-				continue
-			}
-		}
-		if len(stack) == 0 {
-			return trailing(dec)
-		}
-		stack[len(stack)-1].value()
-	}
-}
-
-// level is one object or array being walked.
-type level struct {
-	object   bool
-	afterKey bool
-	seen     map[string]bool
-}
-
-// scalar takes a token that is a key or a plain value.
-func (l *level) scalar(tok json.Token) error {
-	if !l.object || l.afterKey {
-		l.afterKey = false
-		return nil
-	}
-	key := strings.ToLower(tok.(string))
-	if l.seen[key] {
-		return fmt.Errorf("not JSON of this protocol: the key %q comes twice", tok)
-	}
-	l.seen[key], l.afterKey = true, true
-	return nil
-}
-
-// value takes the end of a nested value.
-func (l *level) value() { l.afterKey = false }
-
-func trailing(dec *json.Decoder) error {
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("not JSON of this protocol: something follows the message")
 	}
 	return nil
 }

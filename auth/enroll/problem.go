@@ -6,7 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
+
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 )
 
 // Code says in one word why an enrolment request was refused. Programs branch
@@ -102,8 +103,8 @@ func problemFrom(resp *http.Response, body []byte) *Problem {
 		p.Title = http.StatusText(resp.StatusCode)
 	}
 	p.RetryAfter = retryAfter(resp.Header.Get("Retry-After"))
-	p.Title, p.Detail, p.Remedy = printable(p.Title), printable(p.Detail), printable(p.Remedy)
-	p.Reference, p.Code = printable(p.Reference), Code(printable(string(p.Code)))
+	p.Title, p.Detail, p.Remedy = plaintext.Line(p.Title), plaintext.Line(p.Detail), plaintext.Line(p.Remedy)
+	p.Reference, p.Code = plaintext.Line(p.Reference), Code(plaintext.Line(string(p.Code)))
 	return p
 }
 
@@ -115,15 +116,4 @@ func retryAfter(v string) time.Duration {
 		return 0
 	}
 	return min(time.Duration(n)*time.Second, time.Hour)
-}
-
-// printable drops what could move a terminal's cursor: these strings are
-// printed for the person, and a lying gateway may have written them.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
 }

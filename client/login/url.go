@@ -6,7 +6,8 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"unicode"
+
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 )
 
 const maxURL = 8 << 10
@@ -53,15 +54,4 @@ func checkIssuerPlace(gateway, issuer string) error {
 }
 
 // clean makes a text from elsewhere fit for a terminal.
-func clean(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	if len(text) > 1000 {
-		text = strings.ToValidUTF8(text[:1000], "") + "…"
-	}
-	return text
-}
+func clean(text string) string { return plaintext.Clip(text, 1000) }

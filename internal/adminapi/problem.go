@@ -5,9 +5,9 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
+
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 )
 
 // Code says in one word why a request was refused. Programs branch on it; people read [Problem.Detail] and
@@ -101,8 +101,8 @@ func ParseProblem(resp *http.Response, body []byte) *Problem {
 	if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n > 0 {
 		p.RetryAfter = min(time.Duration(n)*time.Second, time.Hour)
 	}
-	p.Title, p.Detail, p.Remedy = printable(p.Title), printable(p.Detail), printable(p.Remedy)
-	p.Reference, p.Code = printable(p.Reference), Code(printable(string(p.Code)))
+	p.Title, p.Detail, p.Remedy = plaintext.Line(p.Title), plaintext.Line(p.Detail), plaintext.Line(p.Remedy)
+	p.Reference, p.Code = plaintext.Line(p.Reference), Code(plaintext.Line(string(p.Code)))
 	return p
 }
 
@@ -112,14 +112,4 @@ func mediaType(h http.Header) string {
 		return ""
 	}
 	return t
-}
-
-// printable drops what could move a terminal's cursor: these strings are printed for people.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
 }

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/culvert-vpn/culvert/internal/adminapi"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 )
 
 // Bounds of people's texts, in bytes.
@@ -72,7 +73,7 @@ func query[Q, R any](f func(context.Context, *call, Q) (*R, error)) handler {
 			}
 		}
 		if err := adminapi.DecodeQuery(c.query, &q); err != nil {
-			return nil, refuse(adminapi.CodeBadRequest, "%s", clip(err.Error(), 200))
+			return nil, refuse(adminapi.CodeBadRequest, "%s", plaintext.Clip(err.Error(), 200))
 		}
 		return result(f(ctx, c, q))
 	}}
@@ -86,7 +87,7 @@ func message[M, R any](f func(context.Context, *call, M) (*R, error)) handler {
 		}
 		var m M
 		if err := adminapi.Decode(c.body, &m, adminapi.Strict); err != nil {
-			return nil, refuse(adminapi.CodeBadRequest, "the request cannot be read: %s", clip(err.Error(), 200))
+			return nil, refuse(adminapi.CodeBadRequest, "the request cannot be read: %s", plaintext.Clip(err.Error(), 200))
 		}
 		return result(f(ctx, c, m))
 	}}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/adminapi"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/policy"
 )
@@ -73,9 +74,9 @@ func (c *Caller) name() string {
 	case c.Via == ViaSocket:
 		return "root via socket (uid " + strconv.Itoa(c.UID) + ")"
 	case id.Email != "" && id.EmailTrusted:
-		return clip(id.Provider+":"+id.Email, maxName)
+		return plaintext.Clip(id.Provider+":"+id.Email, maxName)
 	}
-	return clip(id.Provider+":sub:"+id.Subject, maxName)
+	return plaintext.Clip(id.Provider+":sub:"+id.Subject, maxName)
 }
 
 // subject is the caller as the policy sees them. What the device says of itself is not known here.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/adminapi"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/policy"
 	"github.com/culvert-vpn/culvert/server/store"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
@@ -86,7 +87,7 @@ func parseTarget(set *policy.Set, text string) (wire.Target, error) {
 	if i := strings.LastIndexByte(text, ':'); i >= 0 {
 		port, err := strconv.ParseUint(text[i+1:], 10, 16)
 		if err != nil {
-			return t, refuse(adminapi.CodeBadRequest, "the target %q is no service, NAME:PORT or ADDRESS:PORT", clip(text, 128))
+			return t, refuse(adminapi.CodeBadRequest, "the target %q is no service, NAME:PORT or ADDRESS:PORT", plaintext.Clip(text, 128))
 		}
 		host := strings.TrimSuffix(strings.TrimPrefix(text[:i], "["), "]")
 		t = wire.HostTarget(kind, host, uint16(port))
@@ -97,7 +98,7 @@ func parseTarget(set *policy.Set, text string) (wire.Target, error) {
 		}
 	}
 	if err := t.Validate(); err != nil {
-		return t, refuse(adminapi.CodeBadRequest, "the target %q is no service, NAME:PORT or ADDRESS:PORT", clip(text, 128)).because(err)
+		return t, refuse(adminapi.CodeBadRequest, "the target %q is no service, NAME:PORT or ADDRESS:PORT", plaintext.Clip(text, 128)).because(err)
 	}
 	return t, nil
 }
@@ -108,7 +109,7 @@ func parseClient(text string) (netip.Addr, error) {
 	}
 	addr, err := netip.ParseAddr(text)
 	if err != nil {
-		return addr, refuse(adminapi.CodeBadRequest, "the client %q is no address", clip(text, 64))
+		return addr, refuse(adminapi.CodeBadRequest, "the client %q is no address", plaintext.Clip(text, 64))
 	}
 	return addr.Unmap(), nil
 }
@@ -248,7 +249,7 @@ func (a *API) policyWho(ctx context.Context, _ *call, q adminapi.WhoQuery) (*adm
 	}
 	list, err := set.Who(q.Service, subjects, a.at(q.At))
 	if err != nil {
-		return nil, refuse(adminapi.CodeNoService, "%s", clip(err.Error(), 200))
+		return nil, refuse(adminapi.CodeNoService, "%s", plaintext.Clip(err.Error(), 200))
 	}
 	for i, access := range list {
 		if q.All || access.Grant != "" || access.Decision.Allowed {

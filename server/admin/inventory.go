@@ -7,6 +7,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/adminapi"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/store"
 )
 
@@ -43,7 +44,7 @@ func (a *API) auditReference(ctx context.Context, c *call) (*adminapi.AuditRefer
 		return nil, err
 	}
 	if len(rows) == 0 {
-		return nil, refuse(adminapi.CodeNotFound, "no audit record has the reference %q", clip(reference, 64)).
+		return nil, refuse(adminapi.CodeNotFound, "no audit record has the reference %q", plaintext.Clip(reference, 64)).
 			remedy("the index follows the files within seconds; the gateways' own logs may have the reference, too")
 	}
 	reply := &adminapi.AuditReference{}
@@ -129,7 +130,7 @@ func (a *API) certificatesFor(ctx context.Context, q adminapi.CertificateQuery) 
 	}
 	serial, err := auth.ParseSerial(strings.ToLower(q.Serial))
 	if err != nil {
-		return nil, refuse(adminapi.CodeBadRequest, "%s", clip(err.Error(), 128))
+		return nil, refuse(adminapi.CodeBadRequest, "%s", plaintext.Clip(err.Error(), 128))
 	}
 	cert, err := a.Inventory.Certificate(ctx, serial)
 	if errors.Is(err, store.ErrNotFound) {

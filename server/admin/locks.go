@@ -7,6 +7,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/adminapi"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/store"
 )
@@ -58,7 +59,7 @@ func (a *API) lockAdd(ctx context.Context, c *call, m adminapi.LockAdd) (*admina
 	ref, err := a.change(ctx, c, r, func(ctx context.Context) (err error) {
 		l, err = a.Locks.AddLock(ctx, l)
 		if errors.Is(err, store.ErrNotFound) {
-			return refuse(adminapi.CodeNotFound, "there is no %s %s", m.Kind, clip(target, 128)).because(err)
+			return refuse(adminapi.CodeNotFound, "there is no %s %s", m.Kind, plaintext.Clip(target, 128)).because(err)
 		}
 		return err
 	})
@@ -83,7 +84,7 @@ func lockDetail(l store.Lock) string {
 // lockTarget finds what is to be locked. A lock on something misspelled would look as if it held.
 func (a *API) lockTarget(ctx context.Context, m adminapi.LockAdd) (string, error) {
 	wrong := func(err error) error {
-		return refuse(adminapi.CodeBadRequest, "%s", clip(err.Error(), 200))
+		return refuse(adminapi.CodeBadRequest, "%s", plaintext.Clip(err.Error(), 200))
 	}
 	switch store.LockKind(m.Kind) {
 	case store.LockUser:
@@ -126,7 +127,7 @@ func (a *API) groupTarget(target string) (string, error) {
 		return "", err
 	}
 	if _, known := a.Issuer(provider); !known {
-		return "", refuse(adminapi.CodeNotFound, "there is no provider %q", clip(provider, 64))
+		return "", refuse(adminapi.CodeNotFound, "there is no provider %q", plaintext.Clip(provider, 64))
 	}
 	return target, nil
 }
@@ -144,7 +145,7 @@ func (a *API) lockRemove(ctx context.Context, c *call) (*adminapi.Done, error) {
 		}
 	}
 	if lock == nil {
-		return nil, refuse(adminapi.CodeNotFound, "there is no lock %q", clip(id, 64))
+		return nil, refuse(adminapi.CodeNotFound, "there is no lock %q", plaintext.Clip(id, 64))
 	}
 	r := audit.Record{Event: audit.EventLockRemoved, Admin: c.facts("lock " + id + " on " + string(lock.Kind) + " " + lock.Target)}
 	ref, err := a.change(ctx, c, r, func(ctx context.Context) error { return a.Locks.RemoveLock(ctx, id) })

@@ -8,9 +8,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/culvert-vpn/culvert/internal/adminapi"
 	"github.com/culvert-vpn/culvert/server/audit"
@@ -149,19 +147,4 @@ func (c *call) target() string {
 		return "unknown"
 	}
 	return string(c.route.ID)
-}
-
-// clip makes a stranger's text fit for a sentence: short, and without anything that acts on a terminal.
-func clip(s string, limit int) string {
-	s = strings.ToValidUTF8(s, "")
-	clean := strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(clean) > limit {
-		clean = strings.ToValidUTF8(clean[:limit], "") + "…"
-	}
-	return clean
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/internal/adminapi"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/policy"
 	"github.com/culvert-vpn/culvert/server/store"
@@ -45,7 +46,7 @@ func (a *API) requests(ctx context.Context, c *call, q adminapi.RequestQuery) (*
 // lets them decide. To others it does not exist.
 func (a *API) theRequest(ctx context.Context, c *call) (store.Request, error) {
 	id := c.params["id"]
-	missing := refuse(adminapi.CodeNotFound, "there is no request %q", clip(id, 64))
+	missing := refuse(adminapi.CodeNotFound, "there is no request %q", plaintext.Clip(id, 64))
 	r, err := a.Requests.Request(ctx, id)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -75,7 +76,7 @@ func (a *API) decidable(ctx context.Context, c *call) (store.Request, error) {
 		return r, err
 	}
 	if !a.approves(&c.caller, r.Service) {
-		return r, refuse(adminapi.CodeForbidden, "you may not decide requests for %s", clip(r.Service, 64)).
+		return r, refuse(adminapi.CodeForbidden, "you may not decide requests for %s", plaintext.Clip(r.Service, 64)).
 			remedy("the role approver, or the service's approvers in the policy, may").denial().about("request " + r.ID)
 	}
 	if own(&c.caller, r) {
@@ -119,7 +120,7 @@ func (a *API) decide(ctx context.Context, c *call, m adminapi.RequestDecide, app
 		set := a.Policies.Set()
 		terms, ok := requestable(set, r.Service)
 		if !ok {
-			return nil, refuse(adminapi.CodeNotRequestable, "by the policy in force nobody can ask for %s", clip(r.Service, 64))
+			return nil, refuse(adminapi.CodeNotRequestable, "by the policy in force nobody can ask for %s", plaintext.Clip(r.Service, 64))
 		}
 		longest = terms.Max
 	}
@@ -137,7 +138,7 @@ func (a *API) requestEnd(ctx context.Context, c *call, m adminapi.RequestDecide)
 		return nil, err
 	}
 	if !a.approves(&c.caller, r.Service) {
-		return nil, refuse(adminapi.CodeForbidden, "you may not end requests for %s", clip(r.Service, 64)).denial().about("request " + r.ID)
+		return nil, refuse(adminapi.CodeForbidden, "you may not end requests for %s", plaintext.Clip(r.Service, 64)).denial().about("request " + r.ID)
 	}
 	if r.State != store.RequestApproved {
 		return nil, decided(r)
@@ -205,7 +206,7 @@ func (a *API) ownRequestNew(ctx context.Context, c *call, m adminapi.RequestNew)
 // checkWish holds a wish against the policy. A hidden service that the person does not reach is no service to them.
 func (a *API) checkWish(c *call, m adminapi.RequestNew) error {
 	set := a.Policies.Set()
-	name := clip(m.Service, 64)
+	name := plaintext.Clip(m.Service, 64)
 	service := serviceOf(set, m.Service)
 	var d policy.Decision
 	if service != nil {
@@ -224,7 +225,7 @@ func (a *API) checkWish(c *call, m adminapi.RequestNew) error {
 	case !ok:
 		return refuse(adminapi.CodeNotRequestable, "nobody can ask for %s: the policy does not offer it", name)
 	case d.Rule != "" && d.Condition == policy.ConditionDenied:
-		return refuse(adminapi.CodeNotRequestable, "a rule denies %s to you, and no approval changes that: %s", name, clip(d.Reason, 200))
+		return refuse(adminapi.CodeNotRequestable, "a rule denies %s to you, and no approval changes that: %s", name, plaintext.Clip(d.Reason, 200))
 	case m.For <= 0:
 		return refuse(adminapi.CodeBadRequest, "say for how long")
 	case time.Duration(m.For) > terms.Max:
@@ -261,7 +262,7 @@ func (a *API) ownRequestWithdraw(ctx context.Context, c *call) (*adminapi.Reques
 		return nil, err
 	}
 	if err != nil || r.User != user {
-		missing := refuse(adminapi.CodeNotFound, "you have no request %q", clip(id, 64))
+		missing := refuse(adminapi.CodeNotFound, "you have no request %q", plaintext.Clip(id, 64))
 		if err == nil {
 			return nil, missing.denial().about("request " + r.ID)
 		}

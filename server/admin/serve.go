@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/internal/adminapi"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/audit"
 )
 
@@ -43,7 +44,7 @@ type call struct {
 
 // ServeHTTP answers with JSON, or with problem details (RFC 9457).
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{path: r.Method + " " + clip(r.URL.EscapedPath(), 128), w: w}
+	c := &call{path: r.Method + " " + plaintext.Clip(r.URL.EscapedPath(), 128), w: w}
 	reply, err := s.answer(r.Context(), c, r)
 	if err != nil {
 		s.api.refuse(r.Context(), c, err)
@@ -122,7 +123,7 @@ func (s *service) match(c *call, r *http.Request) error {
 		c.w.Header().Set("Allow", strings.Join(allow, ", "))
 		return refuse(adminapi.CodeMethodNotAllowed, "this path takes %s only", strings.Join(allow, ", "))
 	}
-	return refuse(adminapi.CodeNotFound, "there is nothing at %s", clip(r.URL.EscapedPath(), 128)).
+	return refuse(adminapi.CodeNotFound, "there is nothing at %s", plaintext.Clip(r.URL.EscapedPath(), 128)).
 		remedy("the program may be newer than the gateway")
 }
 

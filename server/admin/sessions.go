@@ -8,6 +8,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/adminapi"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/session"
 	"github.com/culvert-vpn/culvert/server/store"
@@ -151,7 +152,7 @@ func sessionOf(s store.Session, user adminapi.Person) adminapi.Session {
 func (a *API) theSession(ctx context.Context, c *call) (store.Session, error) {
 	id, err := auth.ParseSessionID(c.params["id"])
 	if err != nil {
-		return store.Session{}, refuse(adminapi.CodeBadRequest, "%q is no session's id", clip(c.params["id"], 64))
+		return store.Session{}, refuse(adminapi.CodeBadRequest, "%q is no session's id", plaintext.Clip(c.params["id"], 64))
 	}
 	s, err := a.Sessions.Session(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
@@ -220,7 +221,7 @@ func (a *API) sessionEnd(ctx context.Context, c *call, m adminapi.SessionEnd) (*
 		return nil, err
 	}
 	if !s.Ended.IsZero() {
-		return nil, refuse(adminapi.CodeDecided, "the session has ended: %s", clip(s.EndReason, 128))
+		return nil, refuse(adminapi.CodeDecided, "the session has ended: %s", plaintext.Clip(s.EndReason, 128))
 	}
 	r := audit.Record{Event: audit.EventSessionEnded, Reason: m.Reason, Admin: c.facts("session " + string(s.ID) + " of user " + string(s.User))}
 	ref, err := a.change(ctx, c, r, func(ctx context.Context) error {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/adminapi"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/policy"
 	"github.com/culvert-vpn/culvert/server/store"
 )
@@ -57,7 +58,7 @@ func (a *API) userID(ctx context.Context, text string) (auth.UserID, error) {
 func (a *API) userBySubject(ctx context.Context, provider, subject string) (store.User, error) {
 	issuer, ok := a.Issuer(provider)
 	if !ok {
-		return store.User{}, refuse(adminapi.CodeNotFound, "there is no provider %q", clip(provider, 64))
+		return store.User{}, refuse(adminapi.CodeNotFound, "there is no provider %q", plaintext.Clip(provider, 64))
 	}
 	u, err := a.Inventory.User(ctx, auth.NewUserID(issuer, subject))
 	return u, orNobody(err, provider+":sub:"+subject)
@@ -84,7 +85,7 @@ func (a *API) userByEmail(ctx context.Context, provider, email, text string) (st
 	for _, u := range list {
 		candidates = append(candidates, personOf(u))
 	}
-	return store.User{}, refuse(adminapi.CodeAmbiguous, "%q could be any of %d people", clip(text, 128), len(list)).
+	return store.User{}, refuse(adminapi.CodeAmbiguous, "%q could be any of %d people", plaintext.Clip(text, 128), len(list)).
 		remedy("name one by id, or by provider:sub:SUBJECT").among(candidates)
 }
 
@@ -96,7 +97,7 @@ func orNobody(err error, text string) error {
 }
 
 func nobody(text string) *refusal {
-	return refuse(adminapi.CodeNotFound, "no gateway has seen a user %q", clip(text, 128)).
+	return refuse(adminapi.CodeNotFound, "no gateway has seen a user %q", plaintext.Clip(text, 128)).
 		remedy("USER is provider:email, an e-mail address, provider:sub:SUBJECT or a user id")
 }
 

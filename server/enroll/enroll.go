@@ -35,6 +35,7 @@ import (
 	"github.com/culvert-vpn/culvert/auth/ca"
 	"github.com/culvert-vpn/culvert/auth/enroll"
 	"github.com/culvert-vpn/culvert/auth/oidc"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/store"
 )
@@ -258,7 +259,7 @@ func (h *Handler) discovery(context.Context, *call) (int, any, error) {
 func (h *Handler) provider(name string) (Provider, error) {
 	p := h.providers[name]
 	if p == nil {
-		return nil, refuse(enroll.CodeUnknownProvider, "this gateway has no provider named %q", clip(name, 64)).
+		return nil, refuse(enroll.CodeUnknownProvider, "this gateway has no provider named %q", plaintext.Clip(name, 64)).
 			remedy("log in again: the gateway's providers may have changed")
 	}
 	return p, nil

@@ -15,9 +15,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"github.com/culvert-vpn/culvert/auth/enroll"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/audit"
 )
 
@@ -61,7 +61,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) serve(ctx context.Context, w http.ResponseWriter, r *http.Request, c *call) (int, any, error) {
 	route, ok := h.routes[r.URL.Path]
 	if !ok {
-		return 0, nil, refuse(enroll.CodeNotFound, "there is nothing at %s", clip(r.URL.Path, 128)).
+		return 0, nil, refuse(enroll.CodeNotFound, "there is nothing at %s", plaintext.Clip(r.URL.Path, 128)).
 			remedy("the client may be newer than the gateway: culvert version")
 	}
 	c.kind = route.kind
@@ -169,7 +169,7 @@ func tooLarge() *refusal {
 func decode[T any](c *call) (*T, error) {
 	var m T
 	if err := enroll.Decode(c.body, &m); err != nil {
-		return nil, refuse(enroll.CodeBadRequest, "the request cannot be read: %s", clip(err.Error(), 200))
+		return nil, refuse(enroll.CodeBadRequest, "the request cannot be read: %s", plaintext.Clip(err.Error(), 200))
 	}
 	return &m, nil
 }
@@ -251,27 +251,11 @@ func addressOf(remote netip.AddrPort) addressKey {
 
 type addressKey = netip.Prefix
 
-// clip makes a stranger's text fit for a sentence: short, and without anything that
-// acts on a terminal.
-func clip(s string, limit int) string {
-	s = strings.ToValidUTF8(s, "")
-	clean := strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(clean) > limit {
-		clean = strings.ToValidUTF8(clean[:limit], "") + "…"
-	}
-	return clean
-}
-
 // clientName is the enrolling program's own word about itself.
 func clientName(c enroll.ClientInfo) string {
 	name := "culvert " + c.Version
 	if c.OS != "" {
 		name += " " + c.OS + "/" + c.Arch
 	}
-	return strings.TrimSpace(clip(name, 96))
+	return strings.TrimSpace(plaintext.Clip(name, 96))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/culvert-vpn/culvert/auth/ca"
 	"github.com/culvert-vpn/culvert/auth/enroll"
 	"github.com/culvert-vpn/culvert/auth/oidc"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/store"
 )
 
@@ -27,7 +28,7 @@ type request struct {
 func (h *Handler) checkRequest(csr []byte, proof enroll.DeviceProof) (request, error) {
 	key, err := ca.CheckCSR(csr)
 	if err != nil {
-		return request{}, refuse(enroll.CodeCSRInvalid, "%s", clip(err.Error(), 200))
+		return request{}, refuse(enroll.CodeCSRInvalid, "%s", plaintext.Clip(err.Error(), 200))
 	}
 	// Encoded anew: the form in the request is the client's choice.
 	spki, err := x509.MarshalPKIXPublicKey(key)
