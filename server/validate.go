@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth/oidc"
+	"github.com/culvert-vpn/culvert/internal/adminapi"
 	"github.com/culvert-vpn/culvert/server/policy"
 )
 
@@ -189,8 +190,8 @@ func (f *faults) admin(a *AdminConfig) {
 	}
 	for i, r := range a.Roles {
 		key := fmt.Sprintf("admin.roles[%d]", i)
-		if !slices.Contains(roleNames, r.Role) {
-			f.add(key, "role %q is not one of %s", r.Role, strings.Join(roleNames, ", "))
+		if _, err := adminapi.ParseRole(r.Role); err != nil {
+			f.add(key, "%v", err)
 		}
 		if len(r.Groups)+len(r.Users) == 0 {
 			f.add(key, "nobody has this role: name groups or users")
@@ -205,9 +206,6 @@ func (f *faults) admin(a *AdminConfig) {
 		}
 	}
 }
-
-// roleNames are the roles of admin.roles, by rising rights.
-var roleNames = []string{"viewer", "editor", "approver", "owner"}
 
 func (f *faults) addresses(c *Config) {
 	if _, _, err := splitListen(c.Listen); err != nil {

@@ -52,7 +52,7 @@ func ParseRole(s string) (Role, error) {
 			return r, nil
 		}
 	}
-	return "", fmt.Errorf("role %.32q: viewer, editor, approver or owner", s)
+	return "", fmt.Errorf("role %.32q is not one of viewer, editor, approver, owner", s)
 }
 
 // Includes reports whether who has r may do what other permits.

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -248,37 +247,6 @@ func TestClientFollowsTheRoutes(t *testing.T) {
 	}
 	if len(asked) != len(Routes()) {
 		t.Errorf("%d requests for %d routes", len(asked), len(Routes()))
-	}
-}
-
-func TestAllPages(t *testing.T) {
-	pages := map[string]*Page[int]{"": {Items: []int{1, 2}, Next: "a"}, "a": {Next: "b"}, "b": {Items: []int{3}}}
-	get := func(cursor string) (*Page[int], error) {
-		if p := pages[cursor]; p != nil {
-			return p, nil
-		}
-		return nil, io.EOF
-	}
-	var got []int
-	for n, err := range All(get) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = append(got, n)
-	}
-	if !slices.Equal(got, []int{1, 2, 3}) {
-		t.Error(got)
-	}
-	pages["b"].Next = "lost"
-	var last error
-	for _, err := range All(get) {
-		last = err
-	}
-	if !errors.Is(last, io.EOF) {
-		t.Error(last)
-	}
-	for range All(get) {
-		break
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -227,29 +226,6 @@ func (c *Client) self() *Client {
 		return c
 	}
 	return &Client{HTTP: c.HTTP, Base: "http://" + ServiceSelf}
-}
-
-// All walks a list page by page: get is one of the client's methods, with the cursor put into its query. It ends at the
-// first error, which it yields.
-func All[T any](get func(cursor string) (*Page[T], error)) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		for cursor := ""; ; {
-			page, err := get(cursor)
-			if err != nil {
-				var none T
-				yield(none, err)
-				return
-			}
-			for _, item := range page.Items {
-				if !yield(item, nil) {
-					return
-				}
-			}
-			if cursor = page.Next; cursor == "" {
-				return
-			}
-		}
-	}
 }
 
 // call sends one message and reads one reply, both bounded.

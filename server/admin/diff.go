@@ -18,12 +18,12 @@ const maxKnown = 20_000
 // policyDiff answers with lines: progress while the preview runs, and the result or a problem as the last one. Refusals that are
 // known before are answered like everywhere else.
 func (a *API) policyDiff(ctx context.Context, c *call, m adminapi.PolicyDiff) (*adminapi.DiffLine, error) {
+	if m.Document == "" {
+		return nil, refuse(adminapi.CodeBadRequest, "a document is missing")
+	}
 	set, err := a.setFor(m.Document)
 	if err != nil {
 		return nil, err
-	}
-	if m.Document == "" {
-		return nil, refuse(adminapi.CodeBadRequest, "a document is missing")
 	}
 	old := a.Policies.Set()
 	known, cut, err := a.people(ctx)

@@ -397,13 +397,16 @@ func must[T any](t *testing.T) func(v T, err error) T {
 func collect[T any](t *testing.T, get func(cursor string) (*adminapi.Page[T], error)) []T {
 	t.Helper()
 	var list []T
-	for item, err := range adminapi.All(get) {
+	for cursor := ""; ; {
+		page, err := get(cursor)
 		if err != nil {
 			t.Fatal(err)
 		}
-		list = append(list, item)
+		list = append(list, page.Items...)
+		if cursor = page.Next; cursor == "" {
+			return list
+		}
 	}
-	return list
 }
 
 // clock is the time of the gateway and of its database.
