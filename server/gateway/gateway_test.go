@@ -185,8 +185,11 @@ func TestPolicyChangeCutsWhatLostItsAllow(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 	r := w.audit.wait(t, "closing", closing("wiki"))
-	if r.Condition != "revoked" || r.Actor.Subject != "ada" || r.Reason == "" || r.Reference == "" || !strings.Contains(abort.Reason, r.Reference) {
+	if r.Condition != "revoked" || r.Actor.Subject != "ada" || r.Reason == "" || !strings.Contains(abort.Reason, "(reference "+r.Reference+")") {
 		t.Errorf("closing record: %+v", r)
+	}
+	if len(r.Reference) != len(audit.NewReference()) || r.Reference == r.Stream {
+		t.Errorf("reference %q: nobody reads that out on the telephone", r.Reference)
 	}
 	io.WriteString(kept, "still here")
 	if _, err := io.ReadFull(keptAt, make([]byte, 10)); err != nil {

@@ -154,10 +154,11 @@ func (x *stream) auditRefusal(r *wire.Refusal, why error) {
 
 func (x *stream) auditClosing(res relay.Result) {
 	r := x.describe(audit.EventStreamClose)
-	end, reason := x.ending(res)
+	cause := x.cause(res)
+	end, reason := ending(cause, res)
 	r.Condition, r.Reason = end, reason
-	if end == "revoked" {
-		r.Reference = r.Stream // what the person was told
+	if den := (*denial)(nil); errors.As(cause, &den) {
+		r.Reference = den.reference // what the person was told
 	}
 	r.Transfer = transfer(res.AtoB, res.BtoA, x.l.g.cfg.Now().Sub(x.began))
 	_, _ = x.l.g.append(x.l.ctx, r)
@@ -165,12 +166,17 @@ func (x *stream) auditClosing(res relay.Result) {
 	x.l.log.Debug("stream closed", "target", r.Target, "end", end, "reason", reason, "sent", res.AtoB, "received", res.BtoA)
 }
 
-// ending says how a stream ended, for programs and for people.
-func (x *stream) ending(res relay.Result) (end, reason string) {
+// cause is why the gateway ended a stream; nil when it did not.
+func (x *stream) cause(res relay.Result) error {
 	cause := context.Cause(x.reg.Context())
 	if cause == nil && res.By == relay.SideLocal && !errors.Is(res.Cause, relay.ErrIdle) {
-		cause = res.Cause // the service was left, and the context is about to be cancelled
+		return res.Cause // the service was left, and the context is about to be cancelled
 	}
+	return cause
+}
+
+// ending says how a stream ended, for programs and for people.
+func ending(cause error, res relay.Result) (end, reason string) {
 	var (
 		den  *denial
 		term *wire.Termination

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/dialer"
 	"github.com/culvert-vpn/culvert/server/policy"
 	"github.com/culvert-vpn/culvert/server/session"
@@ -153,7 +154,11 @@ func (x *stream) recheck() error {
 		is = x.l.g.cfg.Policy().DecideAddr(x.l.whom().policy, x.ask(false), is, x.address)
 	}
 	if !is.Allowed {
-		return &denial{decision: is, reference: x.record}
+		d := &denial{decision: is}
+		if x.record != "" {
+			d.reference = audit.NewReference() // one that can be read out on the telephone, and looked up
+		}
+		return d
 	}
 	if is.Dial.Kind != was.Dial.Kind || is.Dial.Host != was.Dial.Host || is.Dial.Port != was.Dial.Port {
 		return errMoved
@@ -167,7 +172,7 @@ func (x *stream) recheck() error {
 type denial struct {
 	decision  policy.Decision
 	told      *wire.Refusal // what the client reads instead of the decision; nil: the decision
-	reference string        // of an open stream's records
+	reference string        // of an open stream's closing record
 }
 
 func (d *denial) Error() string { return d.decision.Refusal(d.reference).Error() }
