@@ -24,11 +24,6 @@ type Difference struct {
 	Users []SubjectChange `json:"users"`
 }
 
-// Empty reports that both policies mean the same for the subjects that were looked at.
-func (d Difference) Empty() bool {
-	return len(d.Services)+len(d.Rules)+len(d.Groups)+len(d.Users) == 0
-}
-
 // Change is the kind of a difference.
 type Change string
 

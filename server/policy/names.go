@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"net/netip"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -56,4 +57,12 @@ func unsafeRune(r rune) bool {
 
 func unprintable(r rune) bool {
 	return unicode.Is(unicode.Cc, r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029'
+}
+
+// clean makes a text fit for a line: what is not printable is escaped.
+func clean(s string) string {
+	if strings.ContainsFunc(s, unprintable) {
+		return strconv.QuoteToGraphic(s)
+	}
+	return s
 }

@@ -2,21 +2,18 @@ package policy
 
 import (
 	"fmt"
-	"io"
-	"strconv"
 	"strings"
 )
 
 // maxNamedPeople is how many people a line of the text names who all gain and lose the same.
 const maxNamedPeople = 5
 
-// WriteText writes the difference for people: a plus is new, a minus gone, a tilde changed. Subjects with the same
-// changes share their lines. Nothing in it acts on a terminal.
-func (d Difference) WriteText(w io.Writer) error {
-	p := &printer{w: w}
-	if d.Empty() {
-		p.line("no difference in meaning")
-		return p.err
+// diffText writes a difference so that a test can show it: a plus is new, a minus gone, a tilde changed. Subjects with
+// the same changes share their lines.
+func diffText(d Difference) string {
+	p := &printer{}
+	if isEmpty(d) {
+		return "no difference in meaning\n"
 	}
 	p.section("services", len(d.Services))
 	for _, c := range d.Services {
@@ -34,27 +31,21 @@ func (d Difference) WriteText(w io.Writer) error {
 	}
 	p.subjects("grants of what rules name", d.Groups)
 	p.subjects("grants of people", d.Users)
-	return p.err
+	return p.text.String()
 }
 
-// String returns what WriteText writes.
-func (d Difference) String() string {
-	var b strings.Builder
-	_ = d.WriteText(&b) // a Builder takes everything
-	return b.String()
+// isEmpty reports that both policies mean the same for the subjects that were looked at.
+func isEmpty(d Difference) bool {
+	return len(d.Services)+len(d.Rules)+len(d.Groups)+len(d.Users) == 0
 }
 
-// A printer remembers the first error.
 type printer struct {
-	w     io.Writer
+	text  strings.Builder
 	began bool
-	err   error
 }
 
 func (p *printer) line(format string, args ...any) {
-	if p.err == nil {
-		_, p.err = fmt.Fprintf(p.w, format+"\n", args...)
-	}
+	fmt.Fprintf(&p.text, format+"\n", args...)
 }
 
 func (p *printer) section(name string, n int) {
@@ -150,12 +141,4 @@ func sign(c Change) string {
 		return "-"
 	}
 	return "~"
-}
-
-// clean makes a text fit for a line: what is not printable is escaped.
-func clean(s string) string {
-	if strings.ContainsFunc(s, unprintable) {
-		return strconv.QuoteToGraphic(s)
-	}
-	return s
 }
