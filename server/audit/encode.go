@@ -23,9 +23,20 @@ const (
 	maxLine    = 1 << 20
 )
 
-// encode returns the record's line, newline included. It cleans the record in place, but not what callers share
+// A body is a line, newline included, behind room for its number.
+type body []byte
+
+// room is what number and link of a line may need.
+const room = 48
+
+func (b body) line() []byte { return b[room:] }
+
+// encode returns the record's line without a number. It cleans the record in place, but not what callers share
 // between records: actor, subject and the facts of an administrator's call.
-func encode(r *Record) ([]byte, error) {
+func encode(r *Record) (body, error) {
+	seq, prev := r.Seq, r.Prev
+	defer func() { r.Seq, r.Prev = seq, prev }()
+	r.Seq, r.Prev = 0, ""
 	r.own()
 	for _, field := range r.texts() {
 		*field = capText(*field)
@@ -33,7 +44,7 @@ func encode(r *Record) ([]byte, error) {
 	for _, field := range r.free() {
 		*field = scrub(*field)
 	}
-	b := bytes.NewBuffer(make([]byte, 0, 1024))
+	b := bytes.NewBuffer(make([]byte, room, 768))
 	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(r); err != nil {
@@ -147,24 +158,24 @@ func capText(s string) string {
 
 // escape writes what is not a plain character as \uXXXX. In JSON such characters stand only inside
 // strings, so the line means the same; printed to a terminal it is inert (Go CVE-2025-58189).
-func escape(line []byte) []byte {
-	body := line[:len(line)-1] // without the newline that Encode adds
-	if plain(body) || !bytes.ContainsFunc(body, hostile) {
-		return line
+func escape(b body) body {
+	text := b.line()[:len(b)-room-1] // without the newline that Encode adds
+	if plain(text) || !bytes.ContainsFunc(text, hostile) {
+		return b
 	}
-	out := make([]byte, 0, len(line)+64)
-	for len(body) > 0 {
-		r, n := utf8.DecodeRune(body)
+	out := make([]byte, room, len(b)+64)
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
 		switch {
 		case !hostile(r):
-			out = append(out, body[:n]...)
+			out = append(out, text[:n]...)
 		case r > 0xFFFF:
 			high, low := utf16.EncodeRune(r)
 			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
 		default:
 			out = fmt.Appendf(out, `\u%04x`, r)
 		}
-		body = body[n:]
+		text = text[n:]
 	}
 	return append(out, '\n')
 }

@@ -15,6 +15,15 @@ import (
 	"github.com/culvert-vpn/culvert/auth"
 )
 
+// lineOf is the line of a record, with its number.
+func lineOf(r *Record) ([]byte, error) {
+	b, err := encode(r)
+	if err != nil {
+		return nil, err
+	}
+	return number(b, max(r.Seq, 1), "AAAAAAAAAAAA"), nil
+}
+
 // fill puts text into every string of v, whatever its type, one element into each list, and returns how many strings
 // there are outside of lists of strings and maps, which are capped as a whole.
 func fill(v reflect.Value, text string) int {
@@ -52,7 +61,7 @@ func TestThreatLogInjection(t *testing.T) {
 	if n := fill(reflect.ValueOf(&r).Elem(), hostile); n != len(r.texts()) {
 		t.Fatalf("a record has %d texts, and %d of them are capped", n, len(r.texts()))
 	}
-	line, err := encode(&r)
+	line, err := lineOf(&r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +87,7 @@ func hostileRune(r rune) bool {
 func TestLengthsAreCapped(t *testing.T) {
 	var r Record
 	fill(reflect.ValueOf(&r).Elem(), strings.Repeat("\u0001", 100<<10))
-	line, err := encode(&r)
+	line, err := lineOf(&r)
 	if err != nil || len(line) > maxLine {
 		t.Errorf("%d bytes, %v", len(line), err)
 	}
@@ -131,7 +140,7 @@ func TestThreatSecretsAreCutOut(t *testing.T) {
 // An actor has what identifies a person, and nothing that lets somebody be that person.
 func TestActor(t *testing.T) {
 	id := auth.Identity{Issuer: "i", Subject: "s", Provider: "corp", Groups: []string{"secret-project"}, Session: "x"}
-	line, err := encode(&Record{Seq: 1, Event: EventStreamOpen, Actor: NewActor(id, "00", netip.AddrPort{})})
+	line, err := lineOf(&Record{Seq: 1, Event: EventStreamOpen, Actor: NewActor(id, "00", netip.AddrPort{})})
 	if err != nil || strings.Contains(string(line), "secret-project") || strings.Contains(string(line), "remote") {
 		t.Errorf("%s %v", line, err)
 	}
@@ -141,7 +150,7 @@ func FuzzEncode(f *testing.F) {
 	f.Add("wiki", "a\r\nb\x1b")
 	f.Add("\xff\u202e", "eyJhbGciOiJub25lIn0.a.b")
 	f.Fuzz(func(t *testing.T, service, reason string) {
-		line, err := encode(&Record{Seq: 1, Event: EventStreamOpen, Service: service, Reason: reason, Actor: &Actor{Name: service}})
+		line, err := lineOf(&Record{Seq: 1, Event: EventStreamOpen, Service: service, Reason: reason, Actor: &Actor{Name: service}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -43,9 +43,9 @@ type Log struct {
 	queued  int      // records in queue
 	snap    snapshot // of w, when the pen was last put down
 	repeats repeats
-	backlog [][]byte // records that could not be written
-	lost    uint64   // records that did not fit there either
-	allLost uint64   // since the log began
+	backlog []body // records that could not be written
+	lost    uint64 // records that did not fit there either
+	allLost uint64 // since the log began
 	shouted time.Time
 	stopped bool
 	grown   chan struct{} // closed when more is on the disk
@@ -172,14 +172,14 @@ func (l *Log) Append(ctx context.Context, r Record) (Receipt, error) {
 		r.Stream = l.nameStream()
 	}
 	receipt := Receipt{Reference: r.Reference, Stream: r.Stream}
-	body, err := encode(&r)
+	text, err := encode(&r)
 	if err != nil {
 		return Receipt{}, err
 	}
 	l.mu.Lock()
-	t, err := l.enqueueLocked(r.Event, body)
+	t, err := l.enqueueLocked(r.Event, text)
 	l.mu.Unlock()
-	return l.outcome(ctx, r.Event, body, receipt, t, err)
+	return l.outcome(ctx, r.Event, text, receipt, t, err)
 }
 
 func (l *Log) nameStream() string {
@@ -187,7 +187,7 @@ func (l *Log) nameStream() string {
 }
 
 // outcome waits for a record in the queue, and says what came of it.
-func (l *Log) outcome(ctx context.Context, e Event, body []byte, receipt Receipt, t ticket, err error) (Receipt, error) {
+func (l *Log) outcome(ctx context.Context, e Event, text body, receipt Receipt, t ticket, err error) (Receipt, error) {
 	if err == nil {
 		err = l.written(t)
 	}
@@ -195,7 +195,7 @@ func (l *Log) outcome(ctx context.Context, e Event, body []byte, receipt Receipt
 		return Receipt{}, err
 	}
 	if err != nil {
-		return l.notWritten(e, body, receipt, err)
+		return l.notWritten(e, text, receipt, err)
 	}
 	receipt.Seq = t.batch.first + uint64(t.at)
 	if e.lazy() && t.batch.unsynced < maxUnsynced {
@@ -210,12 +210,12 @@ func (l *Log) outcome(ctx context.Context, e Event, body []byte, receipt Receipt
 }
 
 // notWritten keeps a closing record for later, and with Continue any: what was opened in the record must end there too.
-func (l *Log) notWritten(e Event, body []byte, receipt Receipt, err error) (Receipt, error) {
+func (l *Log) notWritten(e Event, text body, receipt Receipt, err error) (Receipt, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e.closes() || l.cfg.OnFailure == Continue {
 		if len(l.backlog) < maxBacklog {
-			l.backlog = append(l.backlog, body)
+			l.backlog = append(l.backlog, text)
 		} else {
 			l.lost, l.allLost = l.lost+1, l.allLost+1
 		}

@@ -9,7 +9,7 @@ import (
 // A batch is records that are written with one call. Before it is taken out of the queue the log's mutex guards it;
 // then who has the pen. After done everybody may read it.
 type batch struct {
-	bodies   [][]byte
+	bodies   []body
 	done     chan struct{}
 	err      error
 	first    uint64 // number of the first record
@@ -24,7 +24,7 @@ type ticket struct {
 }
 
 // enqueueLocked puts a record's line behind those that wait to be written.
-func (l *Log) enqueueLocked(e Event, body []byte) (ticket, error) {
+func (l *Log) enqueueLocked(e Event, text body) (ticket, error) {
 	if l.stopped {
 		return ticket{}, ErrClosed
 	}
@@ -37,7 +37,7 @@ func (l *Log) enqueueLocked(e Event, body []byte) (ticket, error) {
 		last++
 	}
 	b := l.queue[last]
-	b.bodies = append(b.bodies, body)
+	b.bodies = append(b.bodies, text)
 	l.queued++
 	return ticket{b, len(b.bodies) - 1}, nil
 }

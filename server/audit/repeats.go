@@ -139,7 +139,7 @@ func (l *Log) appendRefusal(ctx context.Context, r Record) (Receipt, error) {
 	if r.Reference == "" {
 		r.Reference = NewReference()
 	}
-	body, err := encode(&r)
+	text, err := encode(&r)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -150,13 +150,13 @@ func (l *Log) appendRefusal(ctx context.Context, r Record) (Receipt, error) {
 		l.mu.Unlock()
 		return l.awaitFirst(ctx, e)
 	}
-	t, err := l.enqueueLocked(r.Event, body)
+	t, err := l.enqueueLocked(r.Event, text)
 	e := &repeated{first: r, place: t}
 	if err == nil {
 		l.repeats.add(k, e)
 	}
 	l.mu.Unlock()
-	receipt, err := l.outcome(ctx, r.Event, body, Receipt{Reference: r.Reference, Stream: r.Stream}, t, err)
+	receipt, err := l.outcome(ctx, r.Event, text, Receipt{Reference: r.Reference, Stream: r.Stream}, t, err)
 	if err != nil {
 		l.forgetRefusal(k, e)
 	}
@@ -240,10 +240,10 @@ func (l *Log) summarize() (list []summary) {
 			continue
 		}
 		r := l.summaryOf(k, e)
-		body, err := encode(&r)
+		text, err := encode(&r)
 		var t ticket
 		if err == nil {
-			t, err = l.enqueueLocked(r.Event, body)
+			t, err = l.enqueueLocked(r.Event, text)
 		}
 		if err != nil {
 			l.cfg.Logger.Warn("audit log keeps counting refusals", "err", err)

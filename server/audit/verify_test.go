@@ -309,9 +309,9 @@ func TestAStartSeesACutLog(t *testing.T) {
 func TestUnknownFieldsSurvive(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, Config{Dir: dir})
-	body := []byte(`{"seq":0,"time":"2026-11-23T10:00:00Z","event":"quantum.leap","colour":{"red":1}}` + "\n")
+	text := body(strings.Repeat(" ", room) + `{"seq":0,"time":"2026-11-23T10:00:00Z","event":"quantum.leap","colour":{"red":1}}` + "\n")
 	l.pen.Lock()
-	if _, err := l.w.write([][]byte{body}); err != nil {
+	if _, err := l.w.write([]body{text}); err != nil {
 		t.Error(err)
 	}
 	l.putDown()

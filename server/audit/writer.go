@@ -85,7 +85,7 @@ func (w *writer) init(cfg *Config, id string, signer note.Signer) {
 }
 
 // write numbers lines and hands them to the system, all or none. It returns the number of the first.
-func (w *writer) write(bodies [][]byte) (uint64, error) {
+func (w *writer) write(bodies []body) (uint64, error) {
 	if err := w.ready(); err != nil {
 		return 0, err
 	}
@@ -105,11 +105,11 @@ func (w *writer) put(r *Record) error {
 }
 
 func (w *writer) line(r *Record) error {
-	body, err := encode(r)
+	b, err := encode(r)
 	if err != nil {
 		return err
 	}
-	r.Seq, err = w.lines([][]byte{body})
+	r.Seq, err = w.lines([]body{b})
 	return err
 }
 
@@ -134,7 +134,7 @@ func (w *writer) ready() error {
 }
 
 // lines writes numbered lines, or leaves the segment as it was. Where that cannot be done the segment is given up.
-func (w *writer) lines(bodies [][]byte) (first uint64, err error) {
+func (w *writer) lines(bodies []body) (first uint64, err error) {
 	first = w.tree.size + 1
 	list := w.compose(bodies)
 	text := w.text(list)
@@ -166,11 +166,11 @@ func (w *writer) text(list [][]byte) []byte {
 }
 
 // compose puts number and link into lines; their hashes are in hashes then.
-func (w *writer) compose(bodies [][]byte) [][]byte {
+func (w *writer) compose(bodies []body) [][]byte {
 	w.hashes = w.hashes[:0]
 	list, prev := make([][]byte, len(bodies)), w.prev
-	for i, body := range bodies {
-		line := number(body, w.tree.size+1+uint64(i), prev)
+	for i, b := range bodies {
+		line := number(b, w.tree.size+1+uint64(i), prev)
 		h := tlog.RecordHash(line[:len(line)-1])
 		prev = prevOf(h)
 		w.hashes = append(w.hashes, h)
@@ -182,17 +182,19 @@ func (w *writer) compose(bodies [][]byte) [][]byte {
 // unnumbered is how the line of a record without a number begins.
 const unnumbered = `{"seq":0`
 
-// number returns a line with its number and what links it to the line before.
-func number(body []byte, seq uint64, prev string) []byte {
-	line := make([]byte, 0, len(body)+48)
-	line = append(line, unnumbered[:len(unnumbered)-1]...)
-	line = strconv.AppendUint(line, seq, 10)
+// number puts its number, and what links it to the line before, into a line, in the room that is there for it.
+func number(b body, seq uint64, prev string) []byte {
+	var head [room + len(unnumbered)]byte
+	text := append(head[:0], unnumbered[:len(unnumbered)-1]...)
+	text = strconv.AppendUint(text, seq, 10)
 	if prev != "" {
-		line = append(line, `,"prev":"`...)
-		line = append(line, prev...)
-		line = append(line, '"')
+		text = append(text, `,"prev":"`...)
+		text = append(text, prev...)
+		text = append(text, '"')
 	}
-	return append(line, body[len(unnumbered):]...)
+	line := b[room+len(unnumbered)-len(text):]
+	copy(line, text)
+	return line
 }
 
 // account remembers the composed lines as written.
@@ -260,12 +262,12 @@ func (w *writer) head(number int) ([][]byte, *Checkpoint, error) {
 	if w.again {
 		before = &w.synced
 	}
-	body, err := encode(&Record{Time: w.now(), Event: EventLogSegment, Tree: before.state(), Checkpoint: c.Note,
+	b, err := encode(&Record{Time: w.now(), Event: EventLogSegment, Tree: before.state(), Checkpoint: c.Note,
 		Process: &Process{Log: w.id, Segment: number, Gateway: w.cfg.Gateway}})
 	if err != nil {
 		return nil, nil, err
 	}
-	return w.compose([][]byte{body}), &c, nil
+	return w.compose([]body{b}), &c, nil
 }
 
 // checkpoint signs all records before it, if there are new ones.
