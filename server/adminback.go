@@ -44,7 +44,7 @@ func (s adminSessions) EndSession(ctx context.Context, id auth.SessionID, reason
 	if err := s.Store.EndSession(ctx, id, reason); err != nil {
 		return err
 	}
-	s.standing.catchUp(ctx)
+	s.standing.look(ctx)
 	return nil
 }
 
@@ -67,7 +67,7 @@ type adminLocks struct {
 func (l adminLocks) AddLock(ctx context.Context, lock store.Lock) (store.Lock, error) {
 	lock, err := l.Store.AddLock(ctx, lock)
 	if err == nil {
-		l.standing.catchUp(ctx)
+		l.standing.look(ctx)
 	}
 	return lock, err
 }
@@ -75,7 +75,7 @@ func (l adminLocks) AddLock(ctx context.Context, lock store.Lock) (store.Lock, e
 func (l adminLocks) RemoveLock(ctx context.Context, id string) error {
 	err := l.Store.RemoveLock(ctx, id)
 	if err == nil {
-		l.standing.catchUp(ctx)
+		l.standing.look(ctx)
 	}
 	return err
 }

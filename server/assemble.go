@@ -60,7 +60,7 @@ func (s *Server) assemble(ctx context.Context) error {
 
 func (s *Server) assembleGateway(ctx context.Context) error {
 	s.standing = &standing{store: s.store, registry: s.registry, log: s.log, now: s.now, hold: s.cfg.DatabaseHold,
-		issuers: make(map[string]string), kicked: make(chan struct{}, 1)}
+		issuers: make(map[string]string), kicked: make(chan struct{}, 1), looked: make(chan struct{}, 1)}
 	for _, p := range s.cfg.Providers {
 		s.standing.issuers[p.Name] = p.Issuer
 	}

@@ -70,16 +70,24 @@ func (r *rules) followManaged(ctx context.Context) error {
 		return nil
 	}
 	// Its tests held where it was accepted; here they may fail by a minute of the
-	// clock, which must not make gateways decide differently.
-	set, err := policy.Load(versionName(head), head.Document, r.opts)
+	// clock, which must not make gateways decide differently. So they are not run.
+	set, err := r.compile(head)
 	r.metrics.reloaded("policy", err)
-	if set == nil {
+	if err != nil {
 		r.sound(ctx, versionName(head), err)
 		r.unusable = head.Number // trying again would give the same
 		return nil
 	}
 	r.use(ctx, inForce{set, head}, fmt.Sprintf("version %d by %s", head.Number, head.Author))
 	return nil
+}
+
+func (r *rules) compile(v store.PolicyVersion) (*policy.Set, error) {
+	doc, err := policy.Parse(versionName(v), v.Document)
+	if err != nil {
+		return nil, err
+	}
+	return policy.Compile(doc, r.opts)
 }
 
 // apply makes a policy that was loaded for this gateway the next version, unless

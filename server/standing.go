@@ -35,9 +35,11 @@ type standing struct {
 	now      func() time.Time
 	issuers  map[string]string // of the providers, by name
 	hold     time.Duration     // how long the last view counts while the database is away
+	turn     sync.Mutex        // one look at the database at a time
+	kicked   chan struct{}     // look now: something changed; has room for one
+	looked   chan struct{}     // the followers may have to follow; has room for one
+	leading  sync.Mutex        // guards follow, and is held while they follow
 	follow   []follower
-	turn     sync.Mutex    // one look at the database at a time
-	kicked   chan struct{} // look now: something changed; has room for one
 	warned   throttle
 
 	mu    sync.Mutex
@@ -161,7 +163,7 @@ func (v *standing) kick() { signal(v.kicked) }
 // changed, and by asking it again and again, because a notice can be lost.
 func (v *standing) run(ctx context.Context) {
 	for {
-		v.catchUp(ctx)
+		v.look(ctx)
 		timer := time.NewTimer(standingPoll)
 		select {
 		case <-ctx.Done():
@@ -174,19 +176,43 @@ func (v *standing) run(ctx context.Context) {
 	}
 }
 
-// catchUp looks at the database now: when it returns, what changed before the call
-// is in force here. Where the database does not answer, the polls go on trying.
+// runFollowers has the followers follow until ctx ends. It is a job of its own: a
+// policy that takes long to load, or its record on a disk that hangs, must not keep
+// a lock from coming into force.
+func (v *standing) runFollowers(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-v.looked:
+			v.lead(ctx)
+		}
+	}
+}
+
+// catchUp looks at the database now and has the followers follow: when it returns,
+// what changed before the call is in force here.
 func (v *standing) catchUp(ctx context.Context) {
+	v.look(ctx)
+	v.lead(ctx)
+}
+
+// look looks at the database now: when it returns, locks and ends of sessions from
+// before the call are in force here. Where the database does not answer, the polls
+// go on trying.
+func (v *standing) look(ctx context.Context) {
 	v.turn.Lock()
 	defer v.turn.Unlock()
 	if err := v.refresh(ctx); err != nil && ctx.Err() == nil && v.warned.ok() {
 		v.log.Error("the database does not answer; locks are as they were last seen", "held_for", v.hold, "error", err)
 	}
-	v.lead(ctx)
+	signal(v.looked)
 }
 
 // lead has the followers follow, and those that failed before try again.
 func (v *standing) lead(ctx context.Context) {
+	v.leading.Lock()
+	defer v.leading.Unlock()
 	v.mu.Lock()
 	at := v.view.changes
 	v.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -226,4 +227,41 @@ func begin(t *testing.T, db *store.Store, p mtls.Peer) time.Time {
 
 func peer(name string) mtls.Peer {
 	return mtls.Peer{Serial: "1", Identity: auth.Identity{Issuer: "https://idp.example.com/", Subject: name, Provider: "corp", Session: "s-" + auth.SessionID(name)}}
+}
+
+// A policy that takes minutes to load, or whose record waits for a disk that hangs, keeps no lock from coming into force.
+func TestFaultLocksWhileAFollowerHangs(t *testing.T) {
+	db, v := newStanding(t)
+	v.kicked, v.looked = make(chan struct{}, 1), make(chan struct{}, 1)
+	follows := make(chan struct{}, 1)
+	v.follow = []follower{{what: "policy", follow: func(ctx context.Context) error {
+		signal(follows)
+		<-ctx.Done()
+		return ctx.Err()
+	}}}
+	ada := peer("ada")
+	live, err := v.registry.Add(t.Context(), session.Spec{Identity: ada.Identity, Serial: ada.Serial, NotAfter: begin(t, db, ada).Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer live.Remove()
+	ctx, cancel := context.WithCancel(t.Context())
+	var jobs sync.WaitGroup
+	defer jobs.Wait()
+	defer cancel()
+	jobs.Go(func() { v.run(ctx) })
+	jobs.Go(func() { v.runFollowers(ctx) })
+	<-follows
+	began := time.Now()
+	answer := adminLocks{db, v}
+	if _, err := answer.AddLock(ctx, store.Lock{ID: "l", Kind: store.LockUser, Target: string(ada.Identity.UserID())}); err != nil {
+		t.Fatal(err)
+	}
+	<-live.Context().Done()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("the cut took %s, want at most 1s", took)
+	}
+	if v.stale() {
+		t.Error("the view is stale, so that strict rules deny")
+	}
 }
