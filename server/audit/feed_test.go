@@ -149,6 +149,20 @@ func TestPositionText(t *testing.T) {
 	}
 }
 
+func FuzzParsePosition(f *testing.F) {
+	f.Add("20261123T101500Z-k7qw3m9p/3/1234/56")
+	f.Add("////")
+	f.Fuzz(func(t *testing.T, text string) {
+		p, err := ParsePosition(text)
+		if err != nil {
+			return
+		}
+		if again, err := ParsePosition(p.String()); err != nil || again != p {
+			t.Errorf("%q becomes %+v, and %+v, %v", text, p, again, err)
+		}
+	})
+}
+
 // A receiver is one end of a syslog connection.
 type receiver struct {
 	mu       sync.Mutex
