@@ -28,7 +28,7 @@ func (s *Set) Decide(sub *Subject, r Request) Decision {
 	if t.Service != "" {
 		return q.byService(t)
 	}
-	if idx, ok := s.byHost[endpoint{t.Kind, t.Host, t.Port}]; ok && !strings.HasPrefix(t.Host, wildcard) {
+	if idx, ok := s.byHost[endpoint{t.Kind, t.Host, t.Port}]; ok && !strings.HasPrefix(t.Host, wildcard) && !q.veiled(idx) {
 		return q.named(idx, t)
 	}
 	if addr, err := netip.ParseAddr(t.Host); err == nil {
@@ -46,7 +46,7 @@ func (q *question) byService(t wire.Target) Decision {
 	if svc.Kind == t.Kind && !svc.IsNetwork() {
 		return q.named(idx, t)
 	}
-	if svc.Hidden && !q.shows(idx) {
+	if q.veiled(idx) {
 		return q.set.noService(t)
 	}
 	if svc.Kind != t.Kind {
@@ -63,48 +63,57 @@ func (q *question) byHost(t wire.Target) Decision {
 		return q.set.badTarget("%s is no host name: %v", quote(t.Host), err)
 	}
 	t.Host = name
-	if idx, ok := q.set.hostOf(t.Kind, name, t.Port); ok {
+	q.at = netip.AddrPortFrom(netip.Addr{}, t.Port)
+	if idx, ok := q.hostOf(t.Kind, name, t.Port); ok {
 		return q.named(idx, t)
 	}
-	if idx, ok := q.set.zoneOf(t.Kind, name, t.Port); ok {
+	if idx, ok := q.zoneOf(t.Kind, name, t.Port); ok {
 		return q.zoned(idx, t)
 	}
-	other, ok := q.set.hostOf(otherKind(t.Kind), name, t.Port)
-	if ok && (!q.set.doc.Services[other].Hidden || q.shows(other)) {
+	other, ok := q.hostOf(otherKind(t.Kind), name, t.Port)
+	if ok && !q.veiled(other) {
 		svc := q.set.doc.Services[other]
 		return q.set.unknown("%s port %d is the %s service %s, not %s", name, t.Port, svc.Kind, svc.Name, t.Kind)
 	}
 	return q.set.noService(t)
 }
 
-// hostOf returns the service of a canonical name: the exact one, else the one with the longest wildcard.
-func (s *Set) hostOf(kind wire.Kind, name string, port uint16) (int32, bool) {
-	if idx, ok := s.byHost[endpoint{kind, name, port}]; ok {
-		return idx, true
-	}
-	for s.wild {
-		_, parent, ok := strings.Cut(name, ".")
-		if !ok {
+// hostOf returns the service of a canonical name: the exact one, else the one with the longest wildcard. What is hidden from
+// the person is passed over, since a wildcard above it answers for names that are not there; where nothing is above it, it is
+// returned, and refused as such a name.
+func (q *question) hostOf(kind wire.Kind, name string, port uint16) (int32, bool) {
+	s, hidden := q.set, int32(-1)
+	idx, ok := s.byHost[endpoint{kind, name, port}]
+	for more := true; more; {
+		switch {
+		case ok && !q.veiled(idx):
+			return idx, true
+		case ok && hidden < 0:
+			hidden = idx
+		}
+		if _, name, more = strings.Cut(name, "."); !s.wild {
 			break
 		}
-		if idx, ok := s.byHost[endpoint{kind, wildcard + parent, port}]; ok {
-			return idx, true
-		}
-		name = parent
+		idx, ok = s.byHost[endpoint{kind, wildcard + name, port}]
 	}
-	return 0, false
+	return max(hidden, 0), hidden >= 0
 }
 
-// zoneOf returns the network whose zone holds a canonical name, by the longest zone that has the port.
-func (s *Set) zoneOf(kind wire.Kind, name string, port uint16) (int32, bool) {
+// zoneOf returns the network whose zone holds a canonical name, by the longest zone that has the port and is not hidden.
+func (q *question) zoneOf(kind wire.Kind, name string, port uint16) (int32, bool) {
+	s, hidden := q.set, int32(-1)
 	for more := len(s.byZone) > 0; more; _, name, more = strings.Cut(name, ".") {
 		for _, idx := range s.byZone[zoneKey{kind, name}] {
-			if s.doc.Services[idx].hasPort(port) {
+			switch {
+			case !s.doc.Services[idx].hasPort(port):
+			case !q.veiled(idx):
 				return idx, true
+			case hidden < 0:
+				hidden = idx
 			}
 		}
 	}
-	return 0, false
+	return max(hidden, 0), hidden >= 0
 }
 
 func otherKind(k wire.Kind) wire.Kind {
@@ -114,10 +123,18 @@ func otherKind(k wire.Kind) wire.Kind {
 	return wire.KindTCP
 }
 
-// shows reports whether a service, though hidden, is there for this person.
-func (q *question) shows(idx int32) bool {
-	r := q.rule(idx)
-	return r.allows() || r.kind() == verdictStepUp
+// veiled reports that a service is hidden from this person. It is asked as what the service is, however it was asked for.
+func (q *question) veiled(idx int32) bool {
+	svc := q.set.doc.Services[idx]
+	if !svc.Hidden {
+		return false
+	}
+	as := *q
+	if as.kind = svc.Kind; !svc.IsNetwork() {
+		as.at = netip.AddrPortFrom(svc.Addr, svc.HostPort)
+	}
+	r := as.rule(idx)
+	return !r.allows() && r.kind() != verdictStepUp
 }
 
 // named decides a named service; t is how it was asked for.
@@ -143,12 +160,19 @@ func (s *Set) decideService(sub *Subject, r Request, idx int32) Decision {
 	return q.allow(idx, &is, Dial{Kind: svc.Kind, Host: svc.Host, Port: svc.HostPort, Literal: svc.Addr.IsValid(), Network: svc.IsNetwork()})
 }
 
-// zoned decides a name in a zone of a network. Its address is decided when it is known.
+// zoned decides a name in a zone of a network. Its address is decided when it is known. A service that is dialed by this very
+// name denies it whatever it resolves to: what it last resolved to may be one of several addresses.
 func (q *question) zoned(idx int32, t wire.Target) Decision {
-	q.at = netip.AddrPortFrom(netip.Addr{}, t.Port)
 	r := q.rule(idx)
 	if !r.allows() {
 		return q.refuseNamed(idx, &r, t)
+	}
+	for _, other := range q.set.byDial[endpoint{t.Kind, t.Host, t.Port}] {
+		is := q.rule(other)
+		if is.denies() {
+			return q.refuseNamed(other, &is, t)
+		}
+		earliest(&r.until, is.until)
 	}
 	return q.allow(idx, &r, Dial{Kind: t.Kind, Host: t.Host, Port: t.Port, Zone: true})
 }

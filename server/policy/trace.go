@@ -100,12 +100,12 @@ func (s *Set) aim(q *question, t wire.Target) []int32 {
 	if err != nil {
 		return nil
 	}
-	if idx, ok := s.hostOf(t.Kind, name, t.Port); ok {
+	q.at = netip.AddrPortFrom(netip.Addr{}, t.Port)
+	if idx, ok := q.hostOf(t.Kind, name, t.Port); ok {
 		return named(idx)
 	}
-	if idx, ok := s.zoneOf(t.Kind, name, t.Port); ok {
-		q.at = netip.AddrPortFrom(netip.Addr{}, t.Port)
-		return []int32{idx}
+	if idx, ok := q.zoneOf(t.Kind, name, t.Port); ok {
+		return append([]int32{idx}, s.byDial[endpoint{t.Kind, name, t.Port}]...)
 	}
 	return nil
 }
