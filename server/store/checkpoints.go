@@ -34,11 +34,6 @@ func (s *Store) PutCheckpoint(ctx context.Context, c Checkpoint) error {
 	})
 }
 
-// LastCheckpoint gets the newest checkpoint of a log, or ErrNotFound.
-func (s *Store) LastCheckpoint(ctx context.Context, gateway auth.GatewayID, log string) (Checkpoint, error) {
-	return one(ctx, s.read, scanCheckpoint, checkpointOfLog, gateway, log)
-}
-
 // Checkpoints lists the newest checkpoint of each of up to limit logs of a
 // gateway, the latest first.
 func (s *Store) Checkpoints(ctx context.Context, gateway auth.GatewayID, limit int) ([]Checkpoint, error) {

@@ -69,7 +69,7 @@ var errNoDigest = errors.New("a policy without a digest cannot be recorded")
 
 // headPolicy is the newest policy; its number is 0 where there is none.
 func (t *tx) headPolicy(ctx context.Context) (PolicyVersion, error) {
-	newest, err := all(ctx, t, scanPolicy, policiesPage, int64(math.MaxInt64), 1)
+	newest, err := all(ctx, t, scanPolicy, newestPolicy)
 	if err != nil || len(newest) == 0 {
 		return PolicyVersion{}, err
 	}
@@ -86,7 +86,7 @@ func (t *tx) addPolicy(ctx context.Context, p *PolicyVersion, number int64) erro
 
 // HeadPolicy gets the newest policy, or ErrNotFound.
 func (s *Store) HeadPolicy(ctx context.Context) (PolicyVersion, error) {
-	return one(ctx, s.read, scanPolicy, policiesPage, int64(math.MaxInt64), 1)
+	return one(ctx, s.read, scanPolicy, newestPolicy)
 }
 
 // PolicyByNumber gets one accepted policy, or ErrNotFound.
@@ -100,17 +100,9 @@ func (s *Store) Policy(ctx context.Context, digest string) (PolicyVersion, error
 	return one(ctx, s.read, scanPolicy, policyByDigest, digest)
 }
 
-// Policies lists up to limit accepted policies, the newest first, beginning
-// below the number before; 0 begins at the newest.
-func (s *Store) Policies(ctx context.Context, before int64, limit int) ([]PolicyVersion, error) {
-	if before == 0 {
-		before = math.MaxInt64
-	}
-	return all(ctx, s.read, scanPolicy, policiesPage, before, limit)
-}
-
-// PolicyHistory is like Policies, without the documents, each of which may have
-// megabytes.
+// PolicyHistory lists up to limit accepted policies, the newest first, beginning
+// below the number before; 0 begins at the newest. Their documents, each of which
+// may have megabytes, are left out: see [Store.PolicyByNumber].
 func (s *Store) PolicyHistory(ctx context.Context, before int64, limit int) ([]PolicyVersion, error) {
 	if before == 0 {
 		before = math.MaxInt64

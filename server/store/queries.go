@@ -103,7 +103,7 @@ const (
 	policyHistory  = `SELECT number, digest, source, author, accepted_at, substr(document, 1, 0), comment FROM policy_versions
 		WHERE number < $1 ORDER BY number DESC LIMIT $2`
 	policyByNumber = selectPolicies + ` WHERE number = $1`
-	policiesPage   = selectPolicies + ` WHERE number < $1 ORDER BY number DESC LIMIT $2`
+	newestPolicy   = selectPolicies + ` ORDER BY number DESC LIMIT 1`
 
 	// The clean-up. The order matters: what refers to a row goes before it.
 	dropChallenges  = `DELETE FROM challenges WHERE expires_at <= $1`

@@ -68,7 +68,5 @@ const (
 		ON CONFLICT (gateway, log) DO UPDATE SET size = excluded.size, note = excluded.note, at = excluded.at
 			WHERE excluded.size > audit_checkpoints.size OR
 				(excluded.size = audit_checkpoints.size AND excluded.note = audit_checkpoints.note)`
-	selectCheckpoints = `SELECT gateway, log, size, note, at FROM audit_checkpoints WHERE gateway = $1`
-	checkpointOfLog   = selectCheckpoints + ` AND log = $2`
-	checkpointsOf     = selectCheckpoints + ` ORDER BY at DESC, log DESC LIMIT $2`
+	checkpointsOf = `SELECT gateway, log, size, note, at FROM audit_checkpoints WHERE gateway = $1 ORDER BY at DESC, log DESC LIMIT $2`
 )

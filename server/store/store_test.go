@@ -210,7 +210,7 @@ func testPoliciesAreAHistory(t *testing.T, db database) {
 	if err != nil || len(short) != 1 || short[0].Digest != "b" || len(short[0].Document) != 0 {
 		t.Errorf("history without documents: %+v, %v", short, err)
 	}
-	list, err := s.Policies(t.Context(), 0, 10)
+	list, err := s.PolicyHistory(t.Context(), 0, 10)
 	var got []string
 	for _, p := range list {
 		got = append(got, p.Digest)
