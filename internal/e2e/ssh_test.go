@@ -105,13 +105,3 @@ rules:
 		t.Errorf("bob's connect: %v; want exit code 4 and a reason", r)
 	}
 }
-
-// commandOutput is for tools whose output is only shown on failure.
-func commandOutput(t testing.TB, cmd *exec.Cmd) string {
-	t.Helper()
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", cmd, err, out)
-	}
-	return string(out)
-}

@@ -155,8 +155,7 @@ func TestThreatLogoutReplayed(t *testing.T) {
 // Logout 1.0 section 2.6 is in TestThreatLogoutToken).
 func TestThreatForgedLogout(t *testing.T) {
 	partner := newIDP(t)
-	var f *fixture
-	f = newFixture(t, func(_ *oidc.ProviderConfig, c *Config) {
+	f := newFixture(t, func(_ *oidc.ProviderConfig, c *Config) {
 		v, err := oidc.NewVerifier(oidc.ProviderConfig{Name: "partner", Issuer: partner.URL, ClientID: "culvert"}, oidc.Options{Now: c.Now})
 		if err != nil {
 			t.Fatal(err)
