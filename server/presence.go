@@ -24,9 +24,6 @@ const (
 	// differHold is how long the gateways' policies may differ before an alarm
 	// sounds: a repository's change does not reach all of them at once.
 	differHold = 5 * time.Minute
-	// goneAfter is how long a gateway may be silent before it counts as gone, as
-	// in server/store.
-	goneAfter = 30 * time.Second
 )
 
 // presence tells the other gateways, through the database, that this one lives
@@ -171,7 +168,7 @@ func (p *presence) compare(ctx context.Context, now time.Time) error {
 	}
 	other := auth.GatewayID("")
 	for _, g := range gateways {
-		if g.ID != p.self.ID && g.PolicyDigest != p.digest() && clock.Sub(g.LastSeen) < goneAfter {
+		if g.ID != p.self.ID && g.PolicyDigest != p.digest() && clock.Sub(g.LastSeen) < store.GatewayAlive {
 			other = g.ID
 		}
 	}

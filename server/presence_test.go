@@ -60,7 +60,7 @@ func TestGatewaysThatDecideDifferently(t *testing.T) {
 	}
 	// One that is gone disagrees with nobody.
 	other = "sha256:3"
-	now = now.Add(goneAfter + time.Second)
+	now = now.Add(store.GatewayAlive + time.Second)
 	for range int(differHold/presenceFull) + 2 {
 		if err := a.tell(t.Context()); err != nil {
 			t.Fatal(err)
