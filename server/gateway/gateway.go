@@ -105,28 +105,7 @@ type Gateway struct {
 
 // New checks that nothing is missing. What decides or records must be there: without it there is no gateway.
 func New(cfg Config) (*Gateway, error) {
-	missing := ""
-	switch {
-	case cfg.ID == "":
-		missing = "ID"
-	case cfg.TrustDomain == "":
-		missing = "TrustDomain"
-	case cfg.Policy == nil:
-		missing = "Policy"
-	case cfg.Dialer == nil:
-		missing = "Dialer"
-	case cfg.Registry == nil:
-		missing = "Registry"
-	case cfg.Audit == nil:
-		missing = "Audit"
-	case cfg.Admit == nil:
-		missing = "Admit"
-	case cfg.Roots == nil:
-		missing = "Roots"
-	case cfg.Current == nil:
-		missing = "Current"
-	}
-	if missing != "" {
+	if missing := cfg.missing(); missing != "" {
 		return nil, fmt.Errorf("gateway: Config.%s is required", missing)
 	}
 	g := &Gateway{
@@ -156,6 +135,31 @@ func New(cfg Config) (*Gateway, error) {
 		g.cfg.Tunnel.MaxUndecided = limits.UndecidedPerSession
 	}
 	return g, nil
+}
+
+// missing names the first required field that is not there.
+func (cfg *Config) missing() string {
+	switch {
+	case cfg.ID == "":
+		return "ID"
+	case cfg.TrustDomain == "":
+		return "TrustDomain"
+	case cfg.Policy == nil:
+		return "Policy"
+	case cfg.Dialer == nil:
+		return "Dialer"
+	case cfg.Registry == nil:
+		return "Registry"
+	case cfg.Audit == nil:
+		return "Audit"
+	case cfg.Admit == nil:
+		return "Admit"
+	case cfg.Roots == nil:
+		return "Roots"
+	case cfg.Current == nil:
+		return "Current"
+	}
+	return ""
 }
 
 // Run ends sessions that expire and has streams decided again as time passes. It returns when ctx is done; a gateway without it
