@@ -69,8 +69,8 @@ func (r Role) Includes(other Role) bool {
 // Duration is a span of time in Go's spelling: "90s", "2h", "1h30m0s".
 type Duration time.Duration
 
-// MarshalText writes the shortest of Go's spellings: "2h" and not "2h0m0s".
-func (d Duration) MarshalText() ([]byte, error) {
+// String is the shortest of Go's spellings: "2h" and not "2h0m0s".
+func (d Duration) String() string {
 	s := time.Duration(d).String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")
@@ -78,8 +78,11 @@ func (d Duration) MarshalText() ([]byte, error) {
 	if strings.HasSuffix(s, "h0m") {
 		s = strings.TrimSuffix(s, "0m")
 	}
-	return []byte(s), nil
+	return s
 }
+
+// MarshalText writes what String says.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
 // UnmarshalText reads any of Go's spellings.
 func (d *Duration) UnmarshalText(text []byte) error {

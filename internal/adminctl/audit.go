@@ -3,6 +3,7 @@ package adminctl
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,17 +57,28 @@ files at each gateway are the record; "culvert-gateway audit verify" proves them
 	return cmd
 }
 
-// events are what audit records tell of, for completion.
+// events are what audit records in the index tell of.
 var events = []string{
-	"stream.open", "stream.close", "stream.denied", "session.open", "session.close", "session.renewed", "session.posture", "session.ended",
-	"policy.changed", "policy.rolled_back", "lock.added", "lock.removed", "request.created", "request.approved", "request.denied",
-	"request.withdrawn", "request.ended", "admin.denied", "admin.break_glass", "logout.backchannel",
+	"stream.open", "stream.close", "stream.denied", "stream.failed", "session.open", "session.close", "session.refused", "session.renewed",
+	"session.posture", "session.ended", "enroll.issued", "enroll.refused", "policy.loaded", "policy.refused", "policy.changed",
+	"policy.rolled_back", "lock.added", "lock.removed", "request.created", "request.approved", "request.denied", "request.withdrawn",
+	"request.ended", "admin.denied", "admin.break_glass", "logout.backchannel", "config.loaded", "config.refused", "gateway.start",
+	"gateway.stop", "log.opened", "log.segment", "log.linked", "log.recovered", "log.removed", "log.lost", "log.closed",
+}
+
+// unknownEvent warns of a word that is in no record, as far as this version knows: an empty list would look like an answer.
+func (c *ctl) unknownEvent(event string) {
+	if event == "" || slices.Contains(events, event) {
+		return
+	}
+	c.note("warning: no event is called %q; there are %s", clean(event), strings.Join(events, ", "))
 }
 
 func (c *ctl) audit(ctx context.Context, f *auditFlags) error {
 	if f.reference != "" {
 		return c.reference(ctx, f.reference)
 	}
+	c.unknownEvent(f.q.Event)
 	var err error
 	if f.q.Since, err = c.momentFlag("since", f.since); err != nil {
 		return err
@@ -97,7 +109,7 @@ func auditTable(items []adminapi.AuditRecord, cal calendar) *table {
 	if sameDay {
 		layout = "15:04:05"
 	}
-	t := newTable(column{name: cal.zoned("TIME")}, column{name: "EVENT"}, column{name: "USER", most: 22}, column{name: "REFERENCE"}, column{name: "WHAT", words: true})
+	t := newTable(column{name: cal.zoned("TIME")}, column{name: "EVENT"}, column{name: "USER", most: 24}, column{name: "REFERENCE"}, column{name: "WHAT", words: true})
 	for _, r := range items {
 		who := ""
 		if r.User != nil {
@@ -115,12 +127,14 @@ func auditWhat(r adminapi.AuditRecord) string {
 	var parts []string
 	say := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
 	switch {
+	case r.Service != "" && r.Target != "" && r.Kind == "": // what an administrator did, about the service
+		say("%s: %s", r.Service, shortIDs(r.Target))
 	case r.Service != "" && r.Target != "" && r.Target != r.Service:
 		say("%s as %s", r.Target, r.Service)
 	case r.Service != "":
 		say("%s", r.Service)
 	case r.Target != "":
-		say("%s", r.Target)
+		say("%s", shortIDs(r.Target))
 	}
 	if r.Code != "" && r.Code != "ok" && r.Code != "denied" {
 		say("%s", r.Code)
@@ -134,8 +148,11 @@ func auditWhat(r adminapi.AuditRecord) string {
 	if r.Rule != "" {
 		say("rule %q", r.Rule)
 	}
-	if r.Detail != "" {
+	if r.Detail != "" && r.Detail != r.Target {
 		say("%s", r.Detail)
+	}
+	if r.User == nil && r.Gateway != "" { // of the gateway itself
+		say("at %s", r.Gateway)
 	}
 	if r.Sent > 0 || r.Received > 0 || r.DurationMS > 0 {
 		say("%s to it, %s from it, %s", size(r.Sent), size(r.Received), span(time.Duration(r.DurationMS)*time.Millisecond))
@@ -145,6 +162,12 @@ func auditWhat(r adminapi.AuditRecord) string {
 	}
 	return clean(strings.Join(parts, "; "))
 }
+
+// wholeID is a person's or device's id.
+var wholeID = regexp.MustCompile(`\b[a-z2-7]{52}\b`)
+
+// shortIDs leaves the beginning of each id in a text.
+func shortIDs(text string) string { return wholeID.ReplaceAllStringFunc(text, shortID) }
 
 func (c *ctl) auditShow() *cobra.Command {
 	return &cobra.Command{

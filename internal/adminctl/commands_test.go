@@ -51,6 +51,12 @@ func TestRevokeAsks(t *testing.T) {
 	}
 	w.terminal = false
 	w.want(w.culvert("admin", "revoke", "bob@corp.example"), 2, "nobody sits at a terminal")
+	if r := w.culvert("admin", "revoke", "ada@corp.example", "--dry-run"); strings.Contains(r.err, "cuts you off") {
+		t.Errorf("root-admin is not ada: %s", r.err)
+	}
+	w.caller = w.person("ada", adminapi.RoleOwner)
+	w.want(w.culvert("admin", "revoke", "ada@corp.example", "--dry-run"), 0, "warning: this cuts you off too")
+	w.caller = w.person("root-admin", adminapi.RoleOwner)
 }
 
 // Every way to name what is locked reaches the store in its canonical form.
@@ -210,6 +216,15 @@ func TestThreatTerminalIsNotWritten(t *testing.T) {
 		if strings.ContainsAny(r.out+r.err, "\x1b\x07\r\u009b\u202e") {
 			t.Errorf("%q prints control characters: %q", args, r.out+r.err)
 		}
+	}
+}
+
+// A word that no record has would give an empty list, which looks like an answer.
+func TestUnknownEventsAreSaid(t *testing.T) {
+	w := newWorld(t)
+	w.want(w.culvert("admin", "audit", "--event", "lock.add"), 0, `no event is called "lock.add"`, "lock.added", "no record")
+	if r := w.culvert("admin", "audit", "--event", "stream.denied"); strings.Contains(r.err, "no event") {
+		t.Errorf("%s", r.err)
 	}
 }
 

@@ -274,6 +274,7 @@ type progress struct {
 	begun    time.Time
 	said     time.Time
 	open     bool // the terminal's line is not ended
+	all      bool // that it is done was told
 }
 
 // How often something is said on a terminal, and in a log.
@@ -292,10 +293,10 @@ func (p *progress) tell(d adminapi.DiffProgress) {
 	if p.terminal {
 		every = oftenEnough
 	}
-	if d.Total == 0 || !p.said.IsZero() && now.Sub(p.said) < every && d.Done < d.Total {
+	if d.Total == 0 || p.all || !p.said.IsZero() && now.Sub(p.said) < every && d.Done < d.Total {
 		return
 	}
-	p.said = now
+	p.said, p.all = now, d.Done >= d.Total
 	text := fmt.Sprintf("%s of %s streams, %d %%", count(d.Done), count(d.Total), 100*min(d.Done, d.Total)/d.Total)
 	if took := now.Sub(p.begun); took >= estimateAfter && d.Done > 0 && d.Done < d.Total {
 		text += ", " + span((time.Duration(float64(took) / float64(d.Done) * float64(d.Total-d.Done))).Round(time.Second)) + " left"

@@ -60,7 +60,11 @@ func (l listing[T]) print(c *ctl, page adminapi.Page[T]) error {
 		return err
 	}
 	if page.Next != "" {
-		c.note("hint: these are the first %s, and there are more: --limit 0 lists all", plural(len(page.Items), l.what))
+		first := "this is the first " + l.what
+		if n := len(page.Items); n > 1 {
+			first = "these are the first " + plural(n, l.what)
+		}
+		c.note("hint: %s, and there are more: --limit 0 lists all", first)
 	}
 	return nil
 }
@@ -99,8 +103,10 @@ func person(p adminapi.Person) string {
 		return clean(p.Provider + ":" + p.Email)
 	case p.Email != "":
 		return clean(p.Email)
-	case p.Name != "":
+	case p.Name != "" && p.ID != "":
 		return clean(p.Name) + " (" + shortID(p.ID) + ")"
+	case p.Name != "": // root at the socket, who is nobody's account
+		return clean(p.Name)
 	default:
 		return clean(p.ID)
 	}

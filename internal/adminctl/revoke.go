@@ -104,6 +104,9 @@ func (c *ctl) revoke(ctx context.Context, api *adminapi.Client, req adminapi.Loc
 		return err
 	}
 	c.note("%s", c.hitText(req, hit))
+	if err := c.warnOfOneself(ctx, api, hit); err != nil {
+		return err
+	}
 	if dry {
 		if c.JSON() {
 			return c.json(adminapi.Page[adminapi.Session]{Items: append([]adminapi.Session{}, hit...)})
@@ -115,6 +118,18 @@ func (c *ctl) revoke(ctx context.Context, api *adminapi.Client, req adminapi.Loc
 		return quietly(ExitError)
 	}
 	return c.addLock(ctx, api, req)
+}
+
+// warnOfOneself says when an administrator is about to cut the ground from under their own feet.
+func (c *ctl) warnOfOneself(ctx context.Context, api *adminapi.Client, hit []adminapi.Session) error {
+	me, err := api.Whoami(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(hit, func(s adminapi.Session) bool { return me.User != "" && s.User.ID == me.User }) {
+		c.note("warning: this cuts you off too; then only another administrator, or root at a gateway, can lift it")
+	}
+	return nil
 }
 
 // hit finds the sessions that a lock would end, and whether what it names exists: a lock on a name that was typed wrong would look as

@@ -215,10 +215,10 @@ device's id that is printed here; --json has the whole.`,
 }
 
 func deviceTable(items []adminapi.DeviceEntry, cal calendar) *table {
-	t := newTable(column{name: "DEVICE"}, column{name: "USER", most: 28}, column{name: "FIRST SEEN"}, column{name: cal.zoned("LAST SEEN")},
+	t := newTable(column{name: "DEVICE"}, column{name: "USER", most: 28}, column{name: "FIRST SEEN"}, column{name: "LAST SEEN"},
 		column{name: "SESSIONS", right: true}, column{name: "CLIENT", most: 12})
 	for _, d := range items {
-		t.add(shortID(d.ID), person(d.User), cal.relative(d.FirstSeen), cal.short(d.LastSeen), strconv.Itoa(d.Sessions), clean(d.Client))
+		t.add(shortID(d.ID), person(d.User), cal.relative(d.FirstSeen), cal.relative(d.LastSeen), strconv.Itoa(d.Sessions), clean(d.Client))
 	}
 	return t
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/culvert-vpn/culvert/internal/adminapi"
 )
 
 func TestDurationsAsPeopleWriteThem(t *testing.T) {
@@ -66,6 +68,7 @@ func TestTimesAreRelativeAndAbsolute(t *testing.T) {
 	}{
 		{0, "03:00:00 (now)", "2026-07-14 03:00:00 CEST (now)"},
 		{2 * time.Minute, "02:58:00 (2m ago)", "2026-07-14 02:58:00 CEST (2m ago)"},
+		{-(2*time.Hour - 3*time.Second), "04:59:57 (in 2h)", "2026-07-14 04:59:57 CEST (in 2h)"},
 		{-90 * time.Minute, "04:30:00 (in 1h)", "2026-07-14 04:30:00 CEST (in 1h)"},
 		{5 * time.Hour, "2026-07-13 22:00 (5h ago)", "2026-07-13 22:00:00 CEST (5h ago)"},
 		{400 * 24 * time.Hour, "2025-06-09 03:00 (400d ago)", "2025-06-09 03:00:00 CEST (400d ago)"},
@@ -132,6 +135,36 @@ func TestTablesFit(t *testing.T) {
 	}
 	if strings.Contains(text, "EMPTY") || !strings.Contains(text, "k7qw-3m9q") || strings.Count(strings.Join(strings.Fields(text), " "), "Ask the help desk.") != 10 {
 		t.Errorf("printed\n%s", text)
+	}
+}
+
+// A record is one sentence that can be read out: ids are short, nothing is said twice, and root at the socket has a name and no account.
+func TestRecordsRead(t *testing.T) {
+	id := strings.Repeat("a2", 26)
+	for want, r := range map[string]adminapi.AuditRecord{
+		"db: request k7qw-3m9p of user a2a2a2a2a2a2 (corp:bob@corp.example); ticket 7": {Service: "db", Reason: "ticket 7",
+			Target: "request k7qw-3m9p of user " + id + " (corp:bob@corp.example)", Detail: "request k7qw-3m9p of user " + id + " (corp:bob@corp.example)", User: &adminapi.Person{}},
+		"10.0.0.1:80 as wiki": {Kind: "tcp", Service: "wiki", Target: "10.0.0.1:80", User: &adminapi.Person{}},
+		"start; at gw1":       {Detail: "start", Gateway: "gw1"},
+	} {
+		if got := auditWhat(r); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := person(adminapi.Person{Name: "root via socket (uid 0)"}); got != "root via socket (uid 0)" {
+		t.Errorf("root is %q", got)
+	}
+}
+
+// Where it is no terminal, that all is done is said once.
+func TestProgressEnds(t *testing.T) {
+	var out bytes.Buffer
+	bar := &progress{out: &out, now: func() time.Time { return night }}
+	for range 3 {
+		bar.tell(adminapi.DiffProgress{Done: 41, Total: 41})
+	}
+	if out.String() != "41 of 41 streams, 100 %\n" {
+		t.Errorf("%q", out.String())
 	}
 }
 

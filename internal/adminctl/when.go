@@ -60,7 +60,8 @@ func (c calendar) relative(t time.Time) string {
 	case d < 0:
 		return briefly(-d) + " ago"
 	default:
-		return "in " + briefly(d)
+		// What was said a moment ago stays what it is: two hours are not "in 1h" a second later.
+		return "in " + briefly(d+d/50)
 	}
 }
 
