@@ -34,7 +34,9 @@ func (a *API) audit(ctx context.Context, _ *call, q adminapi.AuditQuery) (*admin
 	if err != nil {
 		return nil, err
 	}
-	return pageOf(rows, limit, recordOf, func(r store.AuditRow) string { return r.Cursor().String() }), nil
+	people := a.names()
+	entry := func(r store.AuditRow) adminapi.AuditRecord { return people.recordOf(ctx, r) }
+	return pageOf(rows, limit, entry, func(r store.AuditRow) string { return r.Cursor().String() }), nil
 }
 
 func (a *API) auditReference(ctx context.Context, c *call) (*adminapi.AuditReference, error) {
@@ -47,14 +49,15 @@ func (a *API) auditReference(ctx context.Context, c *call) (*adminapi.AuditRefer
 		return nil, refuse(adminapi.CodeNotFound, "no audit record has the reference %q", plaintext.Clip(reference, 64)).
 			remedy("the index follows the files within seconds; the gateways' own logs may have the reference, too")
 	}
-	reply := &adminapi.AuditReference{}
+	reply, people := &adminapi.AuditReference{}, a.names()
 	for _, r := range rows {
-		reply.Records = append(reply.Records, recordOf(r))
+		reply.Records = append(reply.Records, people.recordOf(ctx, r))
 	}
 	return reply, nil
 }
 
-func recordOf(r store.AuditRow) adminapi.AuditRecord {
+// recordOf is a record of the index. Some are about a person of whom no more than the id was known then, such as a refused login.
+func (n *names) recordOf(ctx context.Context, r store.AuditRow) adminapi.AuditRecord {
 	reply := adminapi.AuditRecord{
 		Gateway: string(r.Gateway), Log: r.Log, Seq: r.Seq, Time: r.Time, Event: r.Event, Reference: r.Reference,
 		Session: string(r.Session), Device: string(r.Device), Serial: string(r.Serial), Remote: r.Remote,
@@ -62,7 +65,11 @@ func recordOf(r store.AuditRow) adminapi.AuditRecord {
 		Condition: r.Condition, Reason: r.Reason, Detail: r.Detail, Stream: r.Stream, Link: r.Link,
 		Sent: r.Sent, Received: r.Received, DurationMS: r.DurationMS, Repeated: r.Repeated,
 	}
-	if r.User != "" || r.Name != "" {
+	switch {
+	case r.User != "" && r.Name == "" && r.Email == "":
+		who := n.of(ctx, auth.UserID(r.User))
+		reply.User = &who
+	case r.User != "" || r.Name != "":
 		reply.User = &adminapi.Person{ID: string(r.User), Provider: r.Provider, Name: r.Name, Email: r.Email}
 	}
 	return reply

@@ -55,7 +55,7 @@ func (a *API) lockAdd(ctx context.Context, c *call, m adminapi.LockAdd) (*admina
 	if m.Existing {
 		l.IssuedBefore = now
 	}
-	r := audit.Record{Event: audit.EventLockAdded, Reason: m.Message, Admin: c.facts("lock " + l.ID + " on " + m.Kind + " " + target), Detail: lockDetail(l)}
+	r := audit.Record{Event: audit.EventLockAdded, Reason: m.Message, Admin: c.facts(a.recordedLock(ctx, l)), Detail: lockDetail(l)}
 	ref, err := a.change(ctx, c, r, func(ctx context.Context) (err error) {
 		l, err = a.Locks.AddLock(ctx, l)
 		if errors.Is(err, store.ErrNotFound) {
@@ -67,6 +67,15 @@ func (a *API) lockAdd(ctx context.Context, c *call, m adminapi.LockAdd) (*admina
 		return nil, err
 	}
 	return &adminapi.LockAdded{Lock: lockOf(ctx, a.names(), l), Reference: ref}, nil
+}
+
+// recordedLock is a lock as audit records name it.
+func (a *API) recordedLock(ctx context.Context, l store.Lock) string {
+	target := l.Target
+	if l.Kind == store.LockUser {
+		target = a.names().recorded(ctx, auth.UserID(target))
+	}
+	return "lock " + l.ID + " on " + string(l.Kind) + " " + target
 }
 
 // lockDetail says what of the lock its kind and target do not.
@@ -147,7 +156,7 @@ func (a *API) lockRemove(ctx context.Context, c *call) (*adminapi.Done, error) {
 	if lock == nil {
 		return nil, refuse(adminapi.CodeNotFound, "there is no lock %q", plaintext.Clip(id, 64))
 	}
-	r := audit.Record{Event: audit.EventLockRemoved, Admin: c.facts("lock " + id + " on " + string(lock.Kind) + " " + lock.Target)}
+	r := audit.Record{Event: audit.EventLockRemoved, Admin: c.facts(a.recordedLock(ctx, *lock))}
 	ref, err := a.change(ctx, c, r, func(ctx context.Context) error { return a.Locks.RemoveLock(ctx, id) })
 	if err != nil {
 		return nil, err

@@ -133,7 +133,7 @@ func TestLocks(t *testing.T) {
 	if revoked.Target != string(ada.UserID()) || !revoked.IssuedBefore.Equal(w.now.now().Truncate(time.Millisecond)) || revoked.Author != "corp:ed@corp.example" || revoked.User == nil || revoked.User.Email == "" {
 		t.Errorf("%+v", revoked)
 	}
-	if r := w.lastAudited(audit.EventLockAdded); r.Reason != "ask it-help" || !strings.HasPrefix(r.Detail, "for what was issued by ") || !strings.Contains(r.Admin.Object, "user "+string(ada.UserID())) {
+	if r := w.lastAudited(audit.EventLockAdded); r.Reason != "ask it-help" || !strings.HasPrefix(r.Detail, "for what was issued by ") || !strings.Contains(r.Admin.Object, "user "+string(ada.UserID())+" (corp:ada@corp.example)") {
 		t.Errorf("%+v", r)
 	}
 	w.now.advance(time.Second)
@@ -203,7 +203,7 @@ func TestInventory(t *testing.T) {
 	records := collect(t, func(cursor string) (*adminapi.Page[adminapi.AuditRecord], error) {
 		return c.Audit(t.Context(), adminapi.AuditQuery{Event: "stream.denied", Since: w.now.now().Add(-time.Hour), List: adminapi.List{Cursor: cursor, Limit: 2}})
 	})
-	if len(records) != 3 || records[0].Seq != 3 || records[0].User == nil {
+	if len(records) != 3 || records[0].Seq != 3 || records[0].User == nil || records[0].User.Email != "p2@corp.example" {
 		t.Errorf("%+v", records)
 	}
 	if page := must[*adminapi.Page[adminapi.AuditRecord]](t)(c.Audit(t.Context(), adminapi.AuditQuery{User: "p1@corp.example"})); len(page.Items) != 1 || page.Items[0].Reference != "k7qw-3m91" {

@@ -150,7 +150,7 @@ func (a *API) requestEnd(ctx context.Context, c *call, m adminapi.RequestDecide)
 
 // settle changes a request, under a record of its own.
 func (a *API) settle(ctx context.Context, c *call, event audit.Event, note string, r store.Request, effect func(context.Context) (store.Request, error)) (*adminapi.RequestDecided, error) {
-	record := audit.Record{Event: event, Service: r.Service, Reason: r.Reason, Admin: c.facts("request " + r.ID + " of user " + string(r.User))}
+	record := audit.Record{Event: event, Service: r.Service, Reason: r.Reason, Admin: c.facts("request " + r.ID + " of user " + a.names().recorded(ctx, r.User))}
 	record.Admin.Comment = note
 	ref, err := a.change(ctx, c, record, func(ctx context.Context) error {
 		after, err := effect(ctx)
@@ -198,7 +198,7 @@ func (a *API) ownRequestNew(ctx context.Context, c *call, m adminapi.RequestNew)
 		ID: audit.NewReference(), User: c.caller.user(), Provider: id.Provider, Name: id.Name, Email: id.Email,
 		Service: m.Service, Reason: m.Reason, For: time.Duration(m.For),
 	}
-	return a.settle(ctx, c, audit.EventRequestCreated, "for "+time.Duration(m.For).String(), r, func(ctx context.Context) (store.Request, error) {
+	return a.settle(ctx, c, audit.EventRequestCreated, "for "+m.For.String(), r, func(ctx context.Context) (store.Request, error) {
 		return a.Requests.PutRequest(ctx, r)
 	})
 }
@@ -229,7 +229,7 @@ func (a *API) checkWish(c *call, m adminapi.RequestNew) error {
 	case m.For <= 0:
 		return refuse(adminapi.CodeBadRequest, "say for how long")
 	case time.Duration(m.For) > terms.Max:
-		return refuse(adminapi.CodeTooLong, "%s can be had for %s at most", name, terms.Max).remedy("ask for less")
+		return refuse(adminapi.CodeTooLong, "%s can be had for %s at most", name, adminapi.Duration(terms.Max)).remedy("ask for that or less")
 	}
 	return nil
 }

@@ -104,6 +104,10 @@ func TestWishesThatAreRefused(t *testing.T) {
 		t.Log(name)
 		refused(t, err, c.code)
 	}
+	_, err := engineer.Ask(t.Context(), wish("db", 5*time.Hour))
+	if r := refused(t, err, adminapi.CodeTooLong); r.Detail != "db can be had for 4h at most" {
+		t.Errorf("%q", r.Detail)
+	}
 	// What is hidden answers exactly as what is not there.
 	_, hidden := engineer.Ask(t.Context(), wish("vault", time.Hour))
 	_, missing := engineer.Ask(t.Context(), wish("fault", time.Hour))

@@ -223,7 +223,7 @@ func (a *API) sessionEnd(ctx context.Context, c *call, m adminapi.SessionEnd) (*
 	if !s.Ended.IsZero() {
 		return nil, refuse(adminapi.CodeDecided, "the session has ended: %s", plaintext.Clip(s.EndReason, 128))
 	}
-	r := audit.Record{Event: audit.EventSessionEnded, Reason: m.Reason, Admin: c.facts("session " + string(s.ID) + " of user " + string(s.User))}
+	r := audit.Record{Event: audit.EventSessionEnded, Reason: m.Reason, Admin: c.facts("session " + string(s.ID) + " of user " + a.names().recorded(ctx, s.User))}
 	ref, err := a.change(ctx, c, r, func(ctx context.Context) error {
 		if err := a.Sessions.EndSession(ctx, s.ID, m.Reason); err != nil {
 			return err

@@ -154,6 +154,15 @@ func (n *names) of(ctx context.Context, id auth.UserID) adminapi.Person {
 	return p
 }
 
+// recorded is a person as audit records have them: by the id, which is theirs alone, and as people call them.
+func (n *names) recorded(ctx context.Context, id auth.UserID) string {
+	p := n.of(ctx, id)
+	if p.Email == "" {
+		return string(id)
+	}
+	return string(id) + " (" + p.Provider + ":" + p.Email + ")"
+}
+
 // users lists the people seen.
 func (a *API) users(ctx context.Context, _ *call, q adminapi.UserQuery) (*adminapi.Page[adminapi.User], error) {
 	if q.User != "" {
