@@ -135,8 +135,15 @@ func (p *program) policyTest(cmd *cobra.Command, file string) error {
 	case r.Tests == 0:
 		return p.print(r, r.text("but it has no tests; write some under \"tests\"\n"))
 	default:
-		return p.print(r, r.text(fmt.Sprintf("%d tests hold\n", r.Tests)))
+		return p.print(r, r.text(plural(r.Tests, "test holds", "tests hold")+"\n"))
 	}
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // policyFailed prints the difference between what the tests want and get.
@@ -154,7 +161,7 @@ func (p *program) policyFailed(r policyReport, failed *policy.TestError) error {
 			fmt.Fprintf(&b, "  because %s\n", d.Reason)
 		}
 	}
-	fmt.Fprintf(&b, "%s: %d expectations do not hold\n", r.File, len(r.Failures))
+	fmt.Fprintf(&b, "%s: %s\n", r.File, plural(len(r.Failures), "expectation does not hold", "expectations do not hold"))
 	if err := p.print(r, b.String()); err != nil {
 		return err
 	}

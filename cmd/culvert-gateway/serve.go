@@ -169,11 +169,14 @@ func readyText(r server.Readiness) string {
 		if !c.OK {
 			state = "NOT OK"
 		}
-		text += fmt.Sprintf("  %-12s %s", c.Name, state)
-		if c.Detail != "" {
-			text += ": " + c.Detail
+		switch {
+		case c.Detail == "":
+		case c.OK:
+			state += ", but " + c.Detail
+		default:
+			state += ": " + c.Detail
 		}
-		text += "\n"
+		text += fmt.Sprintf("  %-12s %s\n", c.Name, state)
 	}
 	return text
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -102,7 +103,11 @@ func (a *app) printExplanation(e explanation) error {
 	default:
 		a.printf("%s: no, %s\n", e.Target, message(&wire.Refusal{Code: e.Code, Reason: e.Reason}))
 	}
-	for _, row := range [][2]string{{"where", e.Where}, {"what helps", e.Remedy}, {"ask for it", e.Request}, {"reference", e.Reference}} {
+	helps := e.Remedy
+	if e.Request != "" && strings.Contains(helps, "culvert request ") {
+		helps = "" // the next line has it, ready to be copied
+	}
+	for _, row := range [][2]string{{"where", e.Where}, {"what helps", helps}, {"ask for it", e.Request}, {"reference", e.Reference}} {
 		if row[1] != "" {
 			a.printf("  %s: %s\n", row[0], row[1])
 		}
