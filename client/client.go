@@ -87,7 +87,8 @@ type Client struct {
 	done      chan struct{} // closed when nothing runs any more; nil before Up
 	state     verdict
 	since     time.Time
-	failures  int // attempts that failed since the last connection
+	failures  int       // attempts that failed since the last connection
+	settled   time.Time // when the last attempt or connection was over; monotonic
 	login     *Login
 	lane      *lane            // takes new streams; nil when not connected
 	retired   []*lane          // drain
@@ -320,12 +321,18 @@ func (c *Client) waitLane(ctx context.Context) (*lane, error) {
 	}
 }
 
-// demand has a client connect again that gave way to another one, and reports
-// whether it is such a client.
+// demand has a client connect again that gave way to another one, or that was
+// refused some time ago, and reports whether it is such a client.
 func (c *Client) demand() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.next != nextDemand {
+	switch c.state.next {
+	case nextDemand:
+	case nextRest:
+		if time.Since(c.settled) < restDemand {
+			return false
+		}
+	default:
 		return false
 	}
 	poke(c.demands)

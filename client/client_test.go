@@ -364,6 +364,39 @@ func TestThreatLockIsShown(t *testing.T) {
 	})
 }
 
+// A lock that was lifted is found as soon as somebody wants a stream, and one that holds is not asked about for each of them.
+func TestLiftedLockIsFoundOnDemand(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.creds.renew = renewFor(b, time.Hour)
+		b.up()
+		locked := &wire.Termination{Code: wire.TerminateLocked, Reason: "user locked: ask the help desk"}
+		b.gateway.mu.Lock()
+		b.gateway.admit = func(*Login) error { return locked }
+		b.gateway.mu.Unlock()
+		b.gateway.last().end(locked)
+		b.want(status.Locked)
+		for range 60 {
+			_, err := b.c.Open(t.Context(), wiki, OpenOptions{})
+			var refused *status.Error
+			if !errors.As(err, &refused) || refused.Status.State != status.Locked {
+				t.Fatalf("while locked: %v", err)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := b.gateway.tried(); n > 7 {
+			t.Errorf("%d attempts in a minute of being locked", n)
+		}
+		time.Sleep(restDemand)
+		b.gateway.mu.Lock()
+		b.gateway.admit = nil
+		b.gateway.mu.Unlock()
+		begun := time.Now()
+		if _, err := b.c.Open(t.Context(), wiki, OpenOptions{}); err != nil || time.Since(begun) > time.Second {
+			t.Errorf("after the lock was lifted: %v, in %v", err, time.Since(begun))
+		}
+	})
+}
+
 // An idle connection that gave way does not push out the next one, but comes back
 // when it is needed.
 func TestReplacedComesBackOnDemand(t *testing.T) {

@@ -21,6 +21,8 @@ const (
 	// restRetry is how often a state that only a person can change is tried again, where that person
 	// may be an administrator.
 	restRetry = 5 * time.Minute
+	// restDemand is how soon it is tried again because somebody wants a stream: a lock may have been lifted.
+	restDemand = 15 * time.Second
 	// restLook is storeLook while there is nothing else to do.
 	restLook = 2 * time.Second
 )
@@ -42,9 +44,9 @@ type next int
 const (
 	nextBackoff next = iota // after a random wait
 	nextNow                 // at once
-	nextRest                // after a login, or after restRetry
+	nextRest                // after a login, after restRetry, or when somebody wants a stream after restDemand
 	nextLogin               // after a login only
-	nextDemand              // like nextRest, or when somebody wants a stream
+	nextDemand              // like nextRest, and when somebody wants a stream at once
 )
 
 // run is the client's life: the connection in one loop, renewal in another.
@@ -89,6 +91,7 @@ func (c *Client) settle(v verdict) {
 	if v.failed {
 		c.failures++
 	}
+	c.settled = time.Now()
 	c.raiseLocked(v.warning)
 	c.setStateLocked(v)
 }
@@ -297,7 +300,7 @@ func (c *Client) rest(ctx context.Context, why next) {
 			return
 		case <-c.reloads:
 		case <-c.demands:
-			if why == nextDemand {
+			if why != nextLogin {
 				return
 			}
 		case <-ticker.C:
