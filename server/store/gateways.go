@@ -123,7 +123,7 @@ func (s *Store) LiveAll(ctx context.Context, f LiveFilter, limit int) ([]Live, e
 	if err != nil {
 		return nil, err
 	}
-	return all(ctx, s.read, scanLive, selectLive, millis(now.Add(-GatewayAlive)), f.Gateway, f.User, f.Session, f.Device, limit)
+	return all(ctx, s.read.listing(), scanLive, selectLive, millis(now.Add(-GatewayAlive)), f.Gateway, f.User, f.Session, f.Device, limit)
 }
 
 func scanLive(scan scanFunc) (Live, error) {

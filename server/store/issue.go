@@ -295,7 +295,7 @@ func (s *Store) Certificate(ctx context.Context, serial auth.Serial) (Certificat
 
 // CertificatesOfUser lists up to limit certificates of a person, newest first.
 func (s *Store) CertificatesOfUser(ctx context.Context, id auth.UserID, limit int) ([]Certificate, error) {
-	return all(ctx, s.read, scanCertificate, certificatesOfUser, id, limit)
+	return all(ctx, s.read.listing(), scanCertificate, certificatesOfUser, id, limit)
 }
 
 // CertificatesOf lists the certificates of a session, oldest first.

@@ -107,7 +107,7 @@ func (s *Store) PolicyHistory(ctx context.Context, before int64, limit int) ([]P
 	if before == 0 {
 		before = math.MaxInt64
 	}
-	return all(ctx, s.read, scanPolicy, policyHistory, before, limit)
+	return all(ctx, s.read.listing(), scanPolicy, policyHistory, before, limit)
 }
 
 func scanPolicy(scan scanFunc) (PolicyVersion, error) {

@@ -61,7 +61,7 @@ func (s *Store) openPostgres(u *url.URL) error {
 	db.SetMaxIdleConns(connections)
 	db.SetConnMaxIdleTime(5 * time.Minute)
 	s.write = db
-	s.read = pool{DB: db, patience: patience, retries: s.dialect.retries}
+	s.read = pool{DB: db, patience: patience, retries: s.dialect.retries, lists: make(chan struct{}, connections/2)}
 	s.postgres = config
 	return nil
 }

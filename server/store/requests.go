@@ -87,7 +87,7 @@ func (s *Store) Requests(ctx context.Context, f RequestFilter, limit int) ([]Req
 	if err != nil {
 		return nil, err
 	}
-	list, err := all(ctx, s.read, scanRequest, requestsPage, f.State, millis(now), f.User, limit)
+	list, err := all(ctx, s.read.listing(), scanRequest, requestsPage, f.State, millis(now), f.User, limit)
 	for i := range list {
 		list[i] = list[i].at(now)
 	}

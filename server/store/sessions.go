@@ -18,13 +18,13 @@ func (s *Store) LiveSessions(ctx context.Context, after auth.SessionID, limit in
 	if err != nil {
 		return nil, err
 	}
-	return all(ctx, s.read, scanSession, liveSessions, millis(now), after, limit)
+	return all(ctx, s.read.listing(), scanSession, liveSessions, millis(now), after, limit)
 }
 
 // SessionsOf lists up to limit sessions of a person, newest first, with those
 // that have ended.
 func (s *Store) SessionsOf(ctx context.Context, id auth.UserID, limit int) ([]Session, error) {
-	return all(ctx, s.read, scanSession, sessionsOfUser, id, limit)
+	return all(ctx, s.read.listing(), scanSession, sessionsOfUser, id, limit)
 }
 
 // EndedSessions lists the sessions that were ended before their deadline, as long as that is to come: those of which somebody may

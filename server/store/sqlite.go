@@ -57,7 +57,7 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 		return err
 	}
 	db, err := openPool(path, readers, "query_only(ON)")
-	s.read = pool{DB: db, patience: patience}
+	s.read = pool{DB: db, patience: patience, lists: make(chan struct{}, readers/2)}
 	return err
 }
 

@@ -143,12 +143,35 @@ type pool struct {
 	*sql.DB
 	patience time.Duration
 	retries  int
+	lists    chan struct{} // a place for each list that is read at once
+	list     bool          // this is one
 }
 
-// patient is the pool for what may take long.
+// listing is the pool for what has many rows to look at and nobody's tunnel waits
+// for. Such reads never have all connections: whoever asks for lists and pages by
+// the dozen must not keep a lock from being seen.
+func (p pool) listing() pool {
+	p.list = true
+	return p
+}
+
+// patient is listing for what may take long besides.
 func (p pool) patient() pool {
 	p.patience = longPatience
-	return p
+	return p.listing()
+}
+
+// enter waits for a place, where one is needed.
+func (p pool) enter(ctx context.Context) (leave func(), err error) {
+	if !p.list {
+		return func() {}, nil
+	}
+	select {
+	case p.lists <- struct{}{}:
+		return func() { <-p.lists }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // queryer is what a pool and a transaction have in common.
@@ -157,12 +180,15 @@ type queryer interface {
 	// bounds says how long to wait, 0 for as long as ctx, and how often to
 	// pass over a connection that died.
 	bounds() (limit time.Duration, retries int)
+	enter(context.Context) (leave func(), err error)
 }
 
 func (p pool) bounds() (time.Duration, int) { return p.patience, p.retries }
 
 // A transaction has its time already, and is over with its connection.
 func (*tx) bounds() (time.Duration, int) { return 0, 0 }
+
+func (*tx) enter(context.Context) (func(), error) { return func() {}, nil }
 
 // scanFunc is a row's Scan.
 type scanFunc func(dest ...any) error
@@ -188,6 +214,11 @@ func all[T any](ctx context.Context, q queryer, read func(scanFunc) (T, error), 
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
+	leave, err := q.enter(ctx)
+	if err != nil {
+		return nil, unavailable("wait to read", err)
+	}
+	defer leave()
 	args = storable(args)
 	for ; ; retries-- {
 		list, err := readRows(ctx, q, read, query, args)

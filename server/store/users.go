@@ -15,13 +15,13 @@ func (s *Store) User(ctx context.Context, id auth.UserID) (User, error) {
 
 // Users lists up to limit people seen, by id, beginning behind the id after.
 func (s *Store) Users(ctx context.Context, after auth.UserID, limit int) ([]User, error) {
-	return all(ctx, s.read, scanUser, usersPage, after, limit)
+	return all(ctx, s.read.listing(), scanUser, usersPage, after, limit)
 }
 
 // UsersByEmail lists up to limit people with that e-mail address, in any case of
 // ASCII letters. Nothing here says that the address is theirs.
 func (s *Store) UsersByEmail(ctx context.Context, email string, limit int) ([]User, error) {
-	return all(ctx, s.read, scanUser, usersByEmail, email, limit)
+	return all(ctx, s.read.listing(), scanUser, usersByEmail, email, limit)
 }
 
 func scanUser(scan scanFunc) (User, error) {
