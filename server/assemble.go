@@ -16,6 +16,7 @@ import (
 	protocol "github.com/culvert-vpn/culvert/auth/enroll"
 	"github.com/culvert-vpn/culvert/auth/mtls"
 	"github.com/culvert-vpn/culvert/auth/oidc"
+	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/dialer"
 	"github.com/culvert-vpn/culvert/server/enroll"
 	"github.com/culvert-vpn/culvert/server/gateway"
@@ -152,8 +153,20 @@ func (s *Server) gauges() {
 	s.metrics.gauge("culvert_issuing_certificate_expiry_timestamp_seconds", "When the issuing certificate ends, in seconds since 1970.",
 		func() float64 { return float64(s.authority.Issuing().NotAfter.Unix()) })
 	s.metrics.gauge("culvert_policy_differs", "1 while another gateway has decided by another policy for 5 minutes.", func() float64 { return oneIf(s.presence.differ.Load()) })
-	s.metrics.gauge("culvert_audit_failing", "1 while audit records cannot be written.", func() float64 { return oneIf(s.audit.Status().Err != nil) })
-	s.metrics.gauge("culvert_audit_free_bytes", "Free space for the audit log.", func() float64 { return float64(s.audit.Status().Free) })
+	s.auditGauges()
+}
+
+func (s *Server) auditGauges() {
+	of := func(value func(audit.Status) float64) func() float64 {
+		return func() float64 { return value(s.audit.Status()) }
+	}
+	s.metrics.gauge("culvert_audit_failing", "1 while audit records cannot be written.", of(func(a audit.Status) float64 { return oneIf(a.Err != nil) }))
+	s.metrics.gauge("culvert_audit_unrecorded", "1 while streams are opened although they cannot be recorded.", of(func(a audit.Status) float64 { return oneIf(a.Unrecorded) }))
+	s.metrics.gauge("culvert_audit_lost", "Records of this process that could neither be written nor kept for later.", of(func(a audit.Status) float64 { return float64(a.Lost) }))
+	s.metrics.gauge("culvert_audit_queued", "Records on their way to the disk.", of(func(a audit.Status) float64 { return float64(a.Queued) }))
+	s.metrics.gauge("culvert_audit_unsigned", "Records since the last signed checkpoint.", of(func(a audit.Status) float64 { return float64(a.Unsigned) }))
+	s.metrics.gauge("culvert_audit_free_bytes", "Free space for the audit log.", of(func(a audit.Status) float64 { return float64(a.Free) }))
+	s.metrics.registry.MustRegister(newFeedFigures(s.feeds))
 }
 
 func oneIf(yes bool) float64 {
@@ -240,8 +253,11 @@ func (s *Server) checks() []func(context.Context) Check {
 		},
 		func(context.Context) Check {
 			status := s.audit.Status()
-			c := Check{Name: "audit", Required: true, OK: status.Err == nil}
-			if c.OK && status.Low {
+			c := Check{Name: "audit", Required: true, OK: status.Err == nil || status.Unrecorded}
+			switch {
+			case status.Unrecorded:
+				c.Detail = "AUDIT RECORDS CANNOT BE WRITTEN; streams go on unrecorded, as audit.on_failure says"
+			case c.OK && status.Low:
 				c.Detail = "little space is left for the audit log; without it no stream is opened"
 			}
 			return c.because("audit records cannot be written, so no stream is opened; the disk may be full")
