@@ -230,7 +230,7 @@ func (x *Exporter) load() error {
 	}
 	if x.saved, err = ParsePosition(strings.TrimSpace(string(data))); err != nil {
 		aside, _ := durable.SetAside(x.path(".position"))
-		x.cfg.Logger.Error("the position of an export is broken; everything is sent again", "to", x.cfg.Target.Name, "aside", aside, "err", err)
+		x.cfg.Logger.Error("the position of an export is broken; everything is sent again", "to", x.cfg.Target.Name, "aside", aside, "error", err)
 	}
 	return nil
 }
@@ -272,7 +272,7 @@ func (x *Exporter) keep(pos Position) {
 		return
 	}
 	if err := durable.WriteFile(x.path(".position"), []byte(pos.String()+"\n"), 0o600); err != nil {
-		x.cfg.Logger.Warn("the position of an export is not saved", "to", x.cfg.Target.Name, "err", err)
+		x.cfg.Logger.Warn("the position of an export is not saved", "to", x.cfg.Target.Name, "error", err)
 		return
 	}
 	x.saved = pos

@@ -82,7 +82,7 @@ func (f *feed) failed(err error) {
 		f.logger.Info("audit records go on", "to", f.name)
 		f.st.Since = time.Time{}
 	case err != nil && (had == nil || time.Since(f.st.Since) > shoutInterval):
-		f.logger.Warn("audit records do not arrive; they are sent later", "to", f.name, "err", err)
+		f.logger.Warn("audit records do not arrive; they are sent later", "to", f.name, "error", err)
 		f.st.Since = time.Now()
 	}
 }

@@ -140,7 +140,7 @@ func (x *Indexer) resume(ctx context.Context) error {
 	}
 	pos, err := ParsePosition(at)
 	if err != nil {
-		x.cfg.Logger.Warn("the audit index begins again", "position", at, "err", err)
+		x.cfg.Logger.Warn("the audit index begins again", "position", at, "error", err)
 	}
 	x.drop()
 	if x.known = at; x.cfg.Log != nil {
@@ -173,7 +173,7 @@ func (x *Indexer) batch(ctx context.Context) (int, error) {
 		}
 		r, err := e.Decode()
 		if err != nil {
-			x.cfg.Logger.Error("an audit record is left out of the index", "log", e.Log, "seq", e.Seq, "err", err)
+			x.cfg.Logger.Error("an audit record is left out of the index", "log", e.Log, "seq", e.Seq, "error", err)
 			continue
 		}
 		list = append(list, IndexedRecord{Log: e.Log, Record: r})

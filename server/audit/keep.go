@@ -63,7 +63,7 @@ func (l *Log) sync() {
 	good := l.w.endRound(round, files, err)
 	l.putDown()
 	if err != nil {
-		l.cfg.Logger.Error("audit log is not written to the disk", "err", err)
+		l.cfg.Logger.Error("audit log is not written to the disk", "error", err)
 	}
 	if good {
 		l.settle(files)
@@ -84,7 +84,7 @@ func (l *Log) syncAll() error {
 func (l *Log) settle(files roundFiles) {
 	for _, path := range files.doomed {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			l.cfg.Logger.Warn("an old audit segment stays", "file", filepath.Base(path), "err", err)
+			l.cfg.Logger.Warn("an old audit segment stays", "file", filepath.Base(path), "error", err)
 		}
 	}
 	l.mu.Lock()

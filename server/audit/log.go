@@ -235,7 +235,7 @@ func (l *Log) shoutLocked(err error) {
 	}
 	l.shouted = now
 	l.cfg.Logger.Error("AUDIT RECORDS CANNOT BE WRITTEN, and streams go on unrecorded, as configured (on_failure: continue)",
-		"waiting", len(l.backlog), "lost", l.allLost, "err", err)
+		"waiting", len(l.backlog), "lost", l.allLost, "error", err)
 }
 
 func (l *Log) stamp(t time.Time) time.Time {

@@ -51,7 +51,7 @@ func (n *notary) work() {
 			return
 		}
 		if err := n.tell(*c); err != nil {
-			n.cfg.Logger.Warn("the newest checkpoint of the audit log is not beside it", "err", err)
+			n.cfg.Logger.Warn("the newest checkpoint of the audit log is not beside it", "error", err)
 		}
 		select {
 		case <-n.closed:

@@ -33,7 +33,7 @@ func (d deadLog) release(recovered bool, logger *slog.Logger) {
 		return
 	}
 	if err := os.Remove(d.path); err != nil {
-		logger.Warn("the mark of a recovered audit log stays", "log", d.id, "err", err)
+		logger.Warn("the mark of a recovered audit log stays", "log", d.id, "error", err)
 	}
 }
 

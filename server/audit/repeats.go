@@ -246,7 +246,7 @@ func (l *Log) summarize() (list []summary) {
 			t, err = l.enqueueLocked(r.Event, text)
 		}
 		if err != nil {
-			l.cfg.Logger.Warn("audit log keeps counting refusals", "err", err)
+			l.cfg.Logger.Warn("audit log keeps counting refusals", "error", err)
 			return list
 		}
 		list = append(list, summary{e, t, e.count, e.since})

@@ -285,7 +285,7 @@ func (w *writer) sealed(r *Record) error {
 	}
 	c, err := sign(w.signer, w.id, &w.tree)
 	if err != nil {
-		w.cfg.Logger.Error("the audit log cannot be signed", "err", err)
+		w.cfg.Logger.Error("the audit log cannot be signed", "error", err)
 		return err
 	}
 	if r.Checkpoint = c.Note; r.Event == EventLogClosed {
@@ -315,7 +315,7 @@ func (w *writer) fail(err error) error {
 		return nil
 	}
 	if w.fault == nil {
-		w.cfg.Logger.Error("audit log cannot be written", "new_streams", w.cfg.OnFailure, "err", err)
+		w.cfg.Logger.Error("audit log cannot be written", "new_streams", w.cfg.OnFailure, "error", err)
 	}
 	w.fault, w.tried = err, w.cfg.Now()
 	return err

@@ -240,7 +240,7 @@ func (d *Dialer) dialInTurn(ctx context.Context, t Target, addrs []netip.AddrPor
 		if err == nil {
 			return conn, nil
 		}
-		d.cfg.Logger.Debug("dial failed", "host", t.Host, "address", at, "err", err)
+		d.cfg.Logger.Debug("dial failed", "host", t.Host, "address", at, "error", err)
 		if first == nil {
 			first = err
 		}

@@ -37,7 +37,7 @@ func (d *Dialer) lookUpAll(ctx context.Context, hosts []string) {
 		}
 		group.Go(func() error {
 			if _, err := d.Resolve(ctx, host); err != nil {
-				d.cfg.Logger.Debug("a service's name does not resolve", "host", host, "err", err)
+				d.cfg.Logger.Debug("a service's name does not resolve", "host", host, "error", err)
 			}
 			return nil
 		})
