@@ -59,8 +59,8 @@ func (s *Server) newPresence() *presence {
 	}
 }
 
-// run tells until ctx ends, and then takes this gateway's connections off the
-// list.
+// run tells until ctx ends, and then takes this gateway and its connections off
+// the lists: one that was stopped is not one that fell silent.
 func (p *presence) run(ctx context.Context) {
 	for {
 		if err := p.tell(ctx); err != nil && ctx.Err() == nil && p.warned.ok() {
@@ -72,8 +72,8 @@ func (p *presence) run(ctx context.Context) {
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
 	defer cancel()
-	if err := p.store.ClearLive(last, p.self.ID); err != nil {
-		p.log.Debug("cannot clear the list of connections; it ends by itself", "error", err)
+	if err := p.store.Leave(last, p.self.ID); err != nil {
+		p.log.Debug("the other gateways cannot be told that this one stops; they notice by themselves", "error", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -69,5 +70,35 @@ func TestGatewaysThatDecideDifferently(t *testing.T) {
 	}
 	if a.differ.Load() {
 		t.Error("an alarm because of a gateway that is gone")
+	}
+}
+
+// A gateway that is stopped is off the others' list at once.
+func TestStoppedGatewayLeaves(t *testing.T) {
+	i := newInstallation(t, nil)
+	db, err := store.Open(t.Context(), i.cfg.databaseURL(), store.Options{TrustDomain: "corp.example", Logger: testenv.Logger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	p := &presence{
+		store: db, registry: session.New(session.Config{}), self: store.Gateway{ID: "gw1", Started: time.Now()}, log: testenv.Logger(t), now: time.Now,
+		digest: func() string { return "sha256:1" }, told: make(map[uint64]session.Info),
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { p.run(ctx); close(ended) }()
+	count := func() int {
+		list, err := db.Gateways(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	eventually(t, "the gateway is on the list", func() bool { return count() == 1 })
+	stop()
+	<-ended
+	if n := count(); n != 0 {
+		t.Errorf("%d gateways on the list", n)
 	}
 }

@@ -108,6 +108,16 @@ func (s *Store) ClearLive(ctx context.Context, gateway auth.GatewayID) error {
 	return s.inTx(ctx, unordered, func(tx *tx) error { return tx.exec(ctx, clearLive, gateway) })
 }
 
+// Leave takes a gateway that stops, and its connections, off the lists. It is back with its next beat.
+func (s *Store) Leave(ctx context.Context, gateway auth.GatewayID) error {
+	return s.inTx(ctx, unordered, func(tx *tx) error {
+		if err := tx.exec(ctx, clearLive, gateway); err != nil {
+			return err
+		}
+		return tx.exec(ctx, deleteGateway, gateway)
+	})
+}
+
 // LiveFilter selects connections; the zero value selects all.
 type LiveFilter struct {
 	Gateway auth.GatewayID

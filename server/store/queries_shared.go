@@ -31,7 +31,8 @@ const (
 			streams = excluded.streams, last_seen_at = excluded.last_seen_at`
 	selectGateways = `SELECT id, address, version, policy_digest, started_at, sessions, streams, last_seen_at
 		FROM gateways ORDER BY id`
-	dropGateways = `DELETE FROM gateways WHERE last_seen_at <= $1`
+	dropGateways  = `DELETE FROM gateways WHERE last_seen_at <= $1`
+	deleteGateway = `DELETE FROM gateways WHERE id = $1`
 
 	// upsertLive is followed by rows of values and by replaceLive.
 	upsertLive = `INSERT INTO live (gateway, id, user_id, name, email, session_id, device_id, serial, remote, client,

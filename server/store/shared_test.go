@@ -320,6 +320,17 @@ func testGateways(t *testing.T, db database) {
 		t.Fatal(err)
 	}
 	wantLive(LiveFilter{}, 0)
+	// One that stops is off the list at once, and back when it starts again.
+	for _, n := range []int{1, 2} {
+		if n == 2 {
+			beat("b")
+		} else if err := s.Leave(ctx, "b"); err != nil {
+			t.Fatal(err)
+		}
+		if list, err := s.Gateways(ctx); err != nil || len(list) != n {
+			t.Errorf("%+v, %v; want %d", list, err, n)
+		}
+	}
 	clock.advance(31 * 24 * time.Hour)
 	if done, err := s.Cleanup(ctx); err != nil || done.Gateways != 2 {
 		t.Errorf("%+v, %v", done, err)
