@@ -119,14 +119,25 @@ func TestTheRecordNamesWhomTheBalancerSpeaksFor(t *testing.T) {
 	}
 	defer session.Close()
 	dir := i.cfg.StateDir + "/audit"
-	eventually(t, "the session's record", func() bool {
-		found := false
-		_ = audit.Read(dir, func(_ string, rec *audit.Record) error {
-			found = found || rec.Event == audit.EventSessionOpen && rec.Actor != nil && rec.Actor.Remote == "203.0.113.7:50000"
-			return nil
-		})
-		return found
-	})
+	records := audit.NewReader(dir, audit.Position{})
+	defer records.Close()
+	for {
+		e, err := records.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec, err := e.Decode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rec.Event != audit.EventSessionOpen {
+			continue
+		}
+		if rec.Actor == nil || rec.Actor.Remote != "203.0.113.7:50000" {
+			t.Errorf("the record names %+v", rec.Actor)
+		}
+		return
+	}
 }
 
 // A peer that goes away without a word is a probe, which the log need not tell.

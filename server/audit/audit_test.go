@@ -140,7 +140,7 @@ func mustAppend(t testing.TB, l *Log, r Record) Receipt {
 func readAll(t testing.TB, dir string) []Record {
 	t.Helper()
 	var list []Record
-	if err := Read(dir, func(_ string, r *Record) error {
+	if err := eachRecord(dir, func(_ string, r *Record) error {
 		list = append(list, *r)
 		return nil
 	}); err != nil {

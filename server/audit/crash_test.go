@@ -58,7 +58,7 @@ func TestACrashAtAnyByte(t *testing.T) {
 			rt.Fatal(err)
 		}
 		opened, closed = 0, 0
-		if err := Read(dir, func(log string, r *Record) error {
+		if err := eachRecord(dir, func(log string, r *Record) error {
 			switch {
 			case log == id && r.Event == EventStreamOpen:
 				opened++

@@ -215,8 +215,12 @@ func (x *Exporter) claim() (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if err := x.load(); err != nil { // tried again, or everything would be sent again
+		_ = lock.Unlock()
+		return false, err
+	}
 	x.lock = lock
-	return true, x.load()
+	return true, nil
 }
 
 // load reads the position. One that is broken is set aside, and everything is sent again.

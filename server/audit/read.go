@@ -9,22 +9,6 @@ import (
 	"strings"
 )
 
-// Read calls each for every record in dir, log after log in the order of their starts, segment after
-// segment, and stops at its first error. A record that stands twice, as after a failed sync, is given once.
-// Lines that cannot be read are skipped: [Verify] names them.
-func Read(dir string, each func(log string, r *Record) error) error {
-	logs, err := listSegments(dir)
-	if err != nil {
-		return err
-	}
-	for _, l := range logs {
-		if _, err := l.read(func(r *Record) error { return each(l.id, r) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // logFiles are the segments of one log, in order.
 type logFiles struct {
 	id      string
@@ -87,28 +71,4 @@ func findLog(logs []logFiles, id string) (logFiles, bool) {
 type damage struct {
 	cut   int64 // bytes of a last line without an end
 	lines int   // other lines
-}
-
-// read calls each for the records of one log.
-func (l logFiles) read(each func(*Record) error) (damage, error) {
-	var d damage
-	var last uint64
-	end, err := l.scan(func(_ int, ln *line) error {
-		if ln.seq == 0 {
-			d.lines++
-			return nil
-		}
-		if ln.seq <= last {
-			return nil
-		}
-		r, err := ln.decode()
-		if err != nil {
-			d.lines++
-			return nil
-		}
-		last = ln.seq
-		return each(&r)
-	})
-	d.cut = end.cut
-	return d, err
 }
