@@ -36,8 +36,39 @@ func (p adminPolicies) Apply(ctx context.Context, set *policy.Set, v store.Polic
 // adminSessions is an admin.Sessions.
 type adminSessions struct {
 	*store.Store
+	self     auth.GatewayID
 	registry *session.Registry
 	standing *standing
+}
+
+// LiveAll lists what the gateways have told, and what this one knows by now of its own.
+func (s adminSessions) LiveAll(ctx context.Context, f store.LiveFilter, limit int) ([]store.Live, error) {
+	told, err := s.Store.LiveAll(ctx, f, limit)
+	if err != nil {
+		return nil, err
+	}
+	return byNow(s.self, told, s.registry.List()), nil
+}
+
+// byNow leaves out the connections of self that are gone, and counts the streams and bytes of the others: a list after somebody was
+// cut off must not have them.
+func byNow(self auth.GatewayID, told []store.Live, own []session.Info) []store.Live {
+	known := make(map[uint64]session.Info, len(own))
+	for _, i := range own {
+		known[i.ID] = i
+	}
+	list := make([]store.Live, 0, len(told))
+	for _, l := range told {
+		if l.Gateway == self {
+			i, open := known[l.ID]
+			if !open || i.Identity.Session != l.Session {
+				continue
+			}
+			l.Streams, l.BytesIn, l.BytesOut = len(i.Streams), i.BytesIn, i.BytesOut
+		}
+		list = append(list, l)
+	}
+	return list
 }
 
 func (s adminSessions) EndSession(ctx context.Context, id auth.SessionID, reason string) error {

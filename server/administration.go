@@ -50,7 +50,7 @@ type innerServer struct {
 
 func (s *Server) assembleAdministration() error {
 	api, err := admin.New(admin.Config{
-		Policies: adminPolicies{s.store, s.rules}, Preview: s.preview, Sessions: adminSessions{s.store, s.registry, s.standing},
+		Policies: adminPolicies{s.store, s.rules}, Preview: s.preview, Sessions: adminSessions{s.store, s.authority.GatewayID(), s.registry, s.standing},
 		Locks: adminLocks{s.store, s.standing}, Requests: adminRequests{s.store, s.standing}, Inventory: s.store, Index: s.store, Audit: s.audit,
 		Managed: s.rules.source == sourceManaged, Gateway: string(s.authority.GatewayID()), Version: buildinfo.Version(),
 		Issuer: s.issuerOf, Logger: s.log.With("component", "admin"), Now: s.now,

@@ -11,8 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/adminapi"
 	"github.com/culvert-vpn/culvert/internal/localsock"
+	"github.com/culvert-vpn/culvert/server/session"
+	"github.com/culvert-vpn/culvert/server/store"
 	"github.com/culvert-vpn/culvert/tunnel"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -76,6 +79,22 @@ func TestAdministrationThroughTheTunnel(t *testing.T) {
 	}
 	if _, err := asAdmin(t, ada).OwnRequests(ctx, adminapi.OwnRequestQuery{}); err != nil {
 		t.Errorf("ada's own requests: %v", err)
+	}
+}
+
+// What the database was told two seconds ago is not what this gateway says of itself.
+func TestOwnConnectionsAreAsTheyAreNow(t *testing.T) {
+	told := []store.Live{
+		{Gateway: "gw1", ID: 1, Session: "cut"}, {Gateway: "gw1", ID: 2, Session: "open"}, {Gateway: "gw1", ID: 3, Session: "of a process before"},
+		{Gateway: "gw2", ID: 1, Session: "elsewhere", Streams: 7},
+	}
+	own := []session.Info{
+		{ID: 2, Identity: auth.Identity{Session: "open"}, BytesIn: 5, BytesOut: 6, Streams: make([]session.StreamInfo, 3)},
+		{ID: 3, Identity: auth.Identity{Session: "another"}},
+	}
+	want := []store.Live{{Gateway: "gw1", ID: 2, Session: "open", Streams: 3, BytesIn: 5, BytesOut: 6}, told[3]}
+	if got := byNow("gw1", told, own); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 
