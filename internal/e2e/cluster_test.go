@@ -20,8 +20,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/net/proxy"
 
 	"github.com/culvert-vpn/culvert/internal/adminapi"
 	"github.com/culvert-vpn/culvert/internal/pgtest"
@@ -242,6 +245,87 @@ rules:
 	if r := c.other(at["Ada"].Gateway).admin("gateways"); r.code != 0 || !strings.Contains(r.stdout, "gw1") || !strings.Contains(r.stdout, "gw2") {
 		t.Errorf("gateways: %v", r)
 	}
+}
+
+// Fault "SIGTERM under load": one of two gateways behind a balancer is told to stop.
+// Its clients are told and go to the other, streams that are open end by
+// themselves, and nobody who connects meanwhile fails.
+func TestFaultGatewayStopsBehindABalancer(t *testing.T) {
+	t.Parallel()
+	p := startProvider(t, "id_token")
+	slow := make(chan struct{})
+	service := tcpService(t, func(conn *net.TCPConn) {
+		var how [1]byte
+		if _, err := io.ReadFull(conn, how[:]); err == nil && how[0] == 's' {
+			<-slow
+		}
+		_, _ = conn.Write([]byte("done"))
+	})
+	c := startCluster(t, p.issuer, fmt.Sprintf(`version: 1
+services:
+  job: {address: %q, hostnames: [job.corp.example], port: 80}
+rules:
+  - {name: engineers, subjects: {groups: [engineering]}, allow: [job]}
+`, service), "drain_delay: 2s\n") // the balancer asks every 200 ms
+	ada, second := newDesktop(t), newDesktop(t)
+	ada.login(c.gateway, "ada")
+	second.login(c.gateway, "ada")
+	ada.up("--socks", "127.0.0.1:0")
+	socks, err := proxy.SOCKS5("tcp", ada.offers()["socks5"], nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(how string) error {
+		conn, err := socks.Dial("tcp", "job.corp.example:80")
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		if _, err := io.WriteString(conn, how); err != nil {
+			return err
+		}
+		got, err := io.ReadAll(conn)
+		if err == nil && string(got) != "done" {
+			err = fmt.Errorf("got %q", got)
+		}
+		return err
+	}
+	open := make(chan error, 1)
+	go func() { open <- ask("s") }()
+	at := ""
+	eventually(t, "ada's stream is open", func() bool {
+		at = c.gateways[0].connections()["Ada"].Gateway
+		return at != "" && c.named(at).recorded("stream.open")
+	})
+	stopping := c.named(at)
+	if err := stopping.proc.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	tries := 0
+	for ended := false; !ended; tries++ {
+		if r := second.culvert("ping", "job"); r.code != 0 { // a new tunnel each time
+			t.Errorf("a new connection while the gateway stops: %v", r)
+		}
+		if err := ask("f"); err != nil {
+			t.Errorf("a new stream while the gateway stops: %v", err)
+		}
+		if tries == 5 {
+			close(slow)
+			if err := <-open; err != nil {
+				t.Errorf("the stream that was open: %v", err)
+			}
+		}
+		select {
+		case <-stopping.proc.done:
+			ended = true
+		default:
+		}
+	}
+	if stopping.proc.err != nil {
+		t.Errorf("the gateway ended with %v, want a drain without a cut", stopping.proc.err)
+	}
+	t.Logf("%d new connections and as many new streams while the gateway stopped, none failed", tries)
 }
 
 func (c *cluster) named(id string) *gateway {
