@@ -30,9 +30,8 @@ var errNobodyWaits = errors.New("nobody signed in while it was waited for")
 
 // wanted is a fresh login that streams wait for, all of this client's in one.
 type wanted struct {
-	services []string      // for people
-	reason   string        // for people
-	maxAge   time.Duration // the smallest; 0: any age
+	services []string // for people
+	reason   string   // for people
 	acr      []string
 	until    time.Time // the latest, by the gateway's clock
 	since    time.Time // when this client was asked first, by its own clock
@@ -122,9 +121,6 @@ func (c *Client) wanted() (w wanted, waiting bool) {
 func (w *wanted) add(q question) {
 	if q.Service != "" {
 		w.services = append(w.services, q.Service)
-	}
-	if w.maxAge == 0 || q.MaxAge != 0 && q.MaxAge < w.maxAge {
-		w.maxAge = q.MaxAge
 	}
 	if q.Until.After(w.until) {
 		w.until = q.Until
