@@ -86,7 +86,7 @@ func (v *standing) admit(ctx context.Context, peer mtls.Peer) (deadline time.Tim
 	if err != nil {
 		return time.Time{}, v.admitFromView(peer, err)
 	}
-	return known.Deadline, lockedOut(locks, subjectOf(peer.Identity, peer.Serial, known.Created), v.now())
+	return known.Deadline, lockedOut(locks, subjectOf(peer.Identity, peer.Serial, known.Created))
 }
 
 // admitFromView takes the time of the login for the beginning of the session, which is not known now: it is not later.
@@ -98,7 +98,7 @@ func (v *standing) admitFromView(peer mtls.Peer, cause error) error {
 	if seen.ended[peer.Identity.Session] {
 		return errEnded()
 	}
-	return lockedOut(seen.locks, subjectOf(peer.Identity, peer.Serial, peer.Identity.AuthTime), v.now())
+	return lockedOut(seen.locks, subjectOf(peer.Identity, peer.Serial, peer.Identity.AuthTime))
 }
 
 // errStale says that nobody knows any more whom a lock covers.
@@ -134,9 +134,11 @@ func ended(reason string) error {
 }
 
 // lockedOut is nil, or the *wire.Termination of the first lock that covers s.
-func lockedOut(locks []store.Lock, s store.LockSubject, now time.Time) error {
+func lockedOut(locks []store.Lock, s store.LockSubject) error {
 	for _, lock := range locks {
-		if lock.Covers(s, now) {
+		// Which locks have expired is for the database's clock to say: it left them
+		// out of the list.
+		if lock.Covers(s, time.Time{}) {
 			reason := lock.Message
 			if reason == "" {
 				reason = "an administrator has locked this " + string(lock.Kind)
@@ -275,7 +277,7 @@ func (v *standing) cut(ctx context.Context, seen view) error {
 	if err := v.learnBeginnings(ctx); err != nil {
 		return err
 	}
-	now := v.now()
+	locks := indexLocks(seen.locks)
 	v.registry.CutWhere(func(id *auth.Identity, serials []auth.Serial) *wire.Termination {
 		began, known := v.beginning(id.Session)
 		if !known {
@@ -283,7 +285,7 @@ func (v *standing) cut(ctx context.Context, seen view) error {
 		}
 		why := errEnded()
 		if !seen.ended[id.Session] {
-			why = lockedOut(seen.locks, subjectOf(*id, serials[len(serials)-1], began), now)
+			why = locks.lockedOut(subjectOf(*id, serials[len(serials)-1], began))
 		}
 		var end *wire.Termination
 		if errors.As(why, &end) {
