@@ -383,7 +383,7 @@ func TestLiftedLockIsFoundOnDemand(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if n := b.gateway.tried(); n > 7 {
+		if n := b.gateway.tried(); n > 15 {
 			t.Errorf("%d attempts in a minute of being locked", n)
 		}
 		time.Sleep(restDemand)

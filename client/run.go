@@ -22,7 +22,7 @@ const (
 	// may be an administrator.
 	restRetry = 5 * time.Minute
 	// restDemand is how soon it is tried again because somebody wants a stream: a lock may have been lifted.
-	restDemand = 15 * time.Second
+	restDemand = 5 * time.Second
 	// restLook is storeLook while there is nothing else to do.
 	restLook = 2 * time.Second
 )
