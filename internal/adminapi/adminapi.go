@@ -3,7 +3,8 @@
 //
 // The API is HTTP/1.1 with JSON and problem details (RFC 9457). It has no port: it is spoken over a stream to one of two
 // services that are built into the gateway, [ServiceAdmin] for who has a role and [ServiceSelf] for everybody's own
-// requests, or over the root-only Unix socket of a gateway. Who asks is known from that, and nothing in a request says it.
+// requests, or over the Unix socket of a gateway, which takes root and the gateway's own user only. Who asks is known from
+// that, and nothing in a request says it.
 //
 // The package does no deciding and knows no gateway; the handler is server/admin.
 package adminapi

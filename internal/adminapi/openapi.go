@@ -52,7 +52,7 @@ func Document(version string) ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-const documentIntro = "Spoken over a stream of the tunnel to a service inside the gateway, or over the gateway's root-only socket; there is no port. " +
+const documentIntro = "Spoken over a stream of the tunnel to a service inside the gateway, or over the gateway's socket, for root and its own user; there is no port. " +
 	"Who asks is known from that, so there is no authentication here. USER is provider:email, an e-mail address that names one " +
 	"person, provider:sub:SUBJECT, or a user id. The server of a path is the name of that service."
 

@@ -16,7 +16,7 @@ import (
 // Ways to reach the API.
 const (
 	ViaTunnel = "tunnel" // a stream of a person's session
-	ViaSocket = "socket" // break-glass: the root-only socket of the gateway
+	ViaSocket = "socket" // break-glass: the gateway's socket, for root and its own user
 )
 
 // Roles is what a person may do. The zero value permits nothing.
