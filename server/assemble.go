@@ -242,37 +242,10 @@ func refuseEnrolment(w http.ResponseWriter, _ *http.Request) {
 // those who hold certificates, on all gateways at once.
 func (s *Server) checks() []func(context.Context) Check {
 	return []func(context.Context) Check{
-		func(ctx context.Context) Check {
-			// While the last view of the locks holds, so does the gateway: all of them share the database, and a
-			// balancer that finds none ready would cut off those whom it does not concern.
-			c := Check{Name: "store", Required: true, OK: s.standing.current() == nil}
-			if c.OK && s.store.Ping(ctx) != nil {
-				c.Detail = "the database does not answer: nobody can log in, and who is connected goes on for a while; the gateway's log says why"
-			}
-			return c.because("the database has not answered for too long, so no stream is opened; the gateway's log says why")
-		},
-		func(context.Context) Check {
-			status := s.audit.Status()
-			c := Check{Name: "audit", Required: true, OK: status.Err == nil || status.Unrecorded}
-			switch {
-			case status.Unrecorded:
-				c.Detail = "AUDIT RECORDS CANNOT BE WRITTEN; streams go on unrecorded, as audit.on_failure says"
-			case c.OK && status.Low:
-				c.Detail = "little space is left for the audit log; without it no stream is opened"
-			}
-			return c.because("audit records cannot be written, so no stream is opened; the disk may be full")
-		},
-		func(context.Context) Check {
-			left := s.authority.Issuing().NotAfter.Sub(s.now())
-			c := Check{Name: "ca", Required: true, OK: left > 0}
-			if c.OK && left < 30*24*time.Hour {
-				c.Detail = fmt.Sprintf("the issuing certificate ends in %d days; renew it with \"ca csr\" and \"ca sign\"", int(left.Hours()/24))
-			}
-			return c.because("the issuing certificate has ended; renew it with \"ca csr\" and \"ca sign\"")
-		},
+		s.checkStore, s.checkAudit, s.checkIssuing,
 		func(context.Context) Check {
 			c := Check{Name: "policy", OK: !s.rules.alarm.Load()}
-			return c.because("the policy file cannot be used; the policy accepted before is in force")
+			return c.because("the newest policy cannot be used; the one accepted before is in force")
 		},
 		func(context.Context) Check {
 			c := Check{Name: "certificate", OK: s.certificateOK()}
@@ -292,6 +265,37 @@ func (s *Server) checks() []func(context.Context) Check {
 			return c.because("the gateway is stopping")
 		},
 	}
+}
+
+func (s *Server) checkStore(ctx context.Context) Check {
+	// While the last view of the locks holds, so does the gateway: all of them share the database, and a
+	// balancer that finds none ready would cut off those whom it does not concern.
+	c := Check{Name: "store", Required: true, OK: s.standing.current() == nil}
+	if c.OK && s.store.Ping(ctx) != nil {
+		c.Detail = "the database does not answer: nobody can log in, and who is connected goes on for a while; the gateway's log says why"
+	}
+	return c.because("the database has not answered for too long, so no stream is opened; the gateway's log says why")
+}
+
+func (s *Server) checkAudit(context.Context) Check {
+	status := s.audit.Status()
+	c := Check{Name: "audit", Required: true, OK: status.Err == nil || status.Unrecorded}
+	switch {
+	case status.Unrecorded:
+		c.Detail = "AUDIT RECORDS CANNOT BE WRITTEN; streams go on unrecorded, as audit.on_failure says"
+	case c.OK && status.Low:
+		c.Detail = "little space is left for the audit log; without it no stream is opened"
+	}
+	return c.because("audit records cannot be written, so no stream is opened; the disk may be full")
+}
+
+func (s *Server) checkIssuing(context.Context) Check {
+	left := s.authority.Issuing().NotAfter.Sub(s.now())
+	c := Check{Name: "ca", Required: true, OK: left > 0}
+	if c.OK && left < 30*24*time.Hour {
+		c.Detail = fmt.Sprintf("the issuing certificate ends in %d days; renew it with \"ca csr\" and \"ca sign\"", int(left.Hours()/24))
+	}
+	return c.because("the issuing certificate has ended; renew it with \"ca csr\" and \"ca sign\"")
 }
 
 // because sets the detail of a check that is not OK.
