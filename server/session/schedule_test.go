@@ -105,7 +105,8 @@ func TestServicesAreLeftBeforeAnythingElse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := session.New(session.Config{})
 			var deny atomic.Bool
-			var left, cancelled, early atomic.Int64
+			var left, early atomic.Int64
+			var cancelled sync.WaitGroup
 			const sessions, streams = 20, 5
 			for i := range sessions {
 				s := add(t, r, spec(person(string(rune('a'+i))), "01"))
@@ -124,8 +125,9 @@ func TestServicesAreLeftBeforeAnythingElse(t *testing.T) {
 						t.Fatal(err)
 					}
 					t.Cleanup(st.Close)
+					cancelled.Add(1)
 					context.AfterFunc(st.Context(), func() {
-						cancelled.Add(1)
+						defer cancelled.Done()
 						if left.Load() != sessions*streams {
 							early.Add(1)
 						}
@@ -133,11 +135,7 @@ func TestServicesAreLeftBeforeAnythingElse(t *testing.T) {
 				}
 			}
 			cut(r, &deny)
-			for deadline := time.Now().Add(10 * time.Second); cancelled.Load() != sessions*streams; time.Sleep(time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatalf("%d streams cancelled", cancelled.Load())
-				}
-			}
+			cancelled.Wait()
 			if early.Load() != 0 {
 				t.Errorf("%d contexts were cancelled before every service was left", early.Load())
 			}
