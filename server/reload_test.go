@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,39 +11,21 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/durable"
+	"github.com/culvert-vpn/culvert/internal/testenv"
 	"github.com/culvert-vpn/culvert/server/policy"
 	"github.com/culvert-vpn/culvert/server/session"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
-// lockedBuffer is a log that several goroutines write to.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 func TestReloadTakesTheLogLevelAndNamesWhatTakesARestart(t *testing.T) {
 	i := newInstallation(t, nil)
 	path := filepath.Join(i.dir, ConfigFile)
-	var logged lockedBuffer
+	var logged testenv.Buffer
 	level := new(slog.LevelVar)
 	r := i.serve(Options{
 		Logger:   slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: level})),

@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/adminapi"
+	"github.com/culvert-vpn/culvert/internal/testenv"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/policy"
 	"github.com/culvert-vpn/culvert/server/session"
@@ -67,7 +67,7 @@ type world struct {
 	store    *store.Store
 	log      *audit.Log
 	auditDir string
-	logs     *lockedBuffer // the gateway's own
+	logs     *testenv.Buffer // the gateway's own
 	policies *policies
 	api      *API
 	sessions map[string]auth.SessionID
@@ -91,7 +91,7 @@ func newWorld(t *testing.T) *world { return newWorldWith(t, options{}) }
 
 func newWorldWith(t *testing.T, o options) *world {
 	t.Helper()
-	w := &world{t: t, sessions: make(map[string]auth.SessionID), logs: new(lockedBuffer), now: &clock{at: time.Now()}}
+	w := &world{t: t, sessions: make(map[string]auth.SessionID), logs: new(testenv.Buffer), now: &clock{at: time.Now()}}
 	logger := slog.New(slog.NewTextHandler(io.MultiWriter(w.logs, t.Output()), nil))
 	var err error
 	w.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -425,21 +425,4 @@ func (c *clock) advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.at = c.at.Add(d)
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

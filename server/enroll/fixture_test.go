@@ -1,7 +1,6 @@
 package enroll
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -24,6 +23,7 @@ import (
 	"github.com/culvert-vpn/culvert/auth/ca"
 	"github.com/culvert-vpn/culvert/auth/enroll"
 	"github.com/culvert-vpn/culvert/auth/oidc"
+	"github.com/culvert-vpn/culvert/internal/testenv"
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/store"
 	"github.com/go-jose/go-jose/v4"
@@ -135,7 +135,7 @@ type fixture struct {
 	dir     string
 	clock   *testClock
 	idp     *idp
-	log     *lockedBuffer
+	log     *testenv.Buffer
 	logger  *slog.Logger
 	conf    Config
 	store   *store.Store
@@ -145,28 +145,10 @@ type fixture struct {
 	srv     *httptest.Server
 }
 
-// lockedBuffer gathers the log, so that tests can look for secrets in it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // newFixture starts one; change may alter the provider's and the handler's
 // configuration.
 func newFixture(t testing.TB, change ...func(*oidc.ProviderConfig, *Config)) *fixture {
-	f := &fixture{t: t, dir: t.TempDir(), clock: &testClock{t: time.Now().UTC().Truncate(time.Second)}, idp: newIDP(t), log: &lockedBuffer{}}
+	f := &fixture{t: t, dir: t.TempDir(), clock: &testClock{t: time.Now().UTC().Truncate(time.Second)}, idp: newIDP(t), log: &testenv.Buffer{}}
 	f.logger = slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	t.Cleanup(func() {
 		if t.Failed() {
