@@ -53,7 +53,7 @@ func (s *Server) assembleAdministration() error {
 		Policies: adminPolicies{s.store, s.rules}, Preview: s.preview, Sessions: adminSessions{s.store, s.authority.GatewayID(), s.registry, s.standing},
 		Locks: adminLocks{s.store, s.standing}, Requests: adminRequests{s.store, s.standing}, Inventory: s.store, Index: s.store, Audit: s.audit,
 		Managed: s.rules.source == sourceManaged, Gateway: string(s.authority.GatewayID()), Version: buildinfo.Version(),
-		Issuer: s.issuerOf, Logger: s.log.With("component", "admin"), Now: s.now,
+		Issuer: s.issuerOf, Kept: s.rules.opts.Kept, Logger: s.log.With("component", "admin"), Now: s.now,
 	})
 	if err != nil {
 		return err

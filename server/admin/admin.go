@@ -42,6 +42,8 @@ type Config struct {
 	Version string
 	// Issuer returns the issuer of a provider by its name, to name users whom no gateway has seen. Optional.
 	Issuer func(provider string) (issuer string, ok bool)
+	// Kept says whether a group goes into certificates. Optional; default: each does.
+	Kept func(provider, group string) bool
 
 	Logger *slog.Logger     // Optional; default: discards.
 	Now    func() time.Time // Optional; default time.Now.
@@ -103,6 +105,9 @@ func (c *Config) complete() error {
 	}
 	if c.Issuer == nil {
 		c.Issuer = func(string) (string, bool) { return "", false }
+	}
+	if c.Kept == nil {
+		c.Kept = func(string, string) bool { return true }
 	}
 	if c.BodyTimeout <= 0 {
 		c.BodyTimeout = 30 * time.Second

@@ -138,6 +138,11 @@ func (a *API) groupTarget(target string) (string, error) {
 	if _, known := a.Issuer(provider); !known {
 		return "", refuse(adminapi.CodeNotFound, "there is no provider %q", plaintext.Clip(provider, 64))
 	}
+	if !a.Kept(provider, group) {
+		// It would look as if it held, and those who are connected would go on.
+		return "", refuse(adminapi.CodeBadRequest, "groups.keep leaves the group %q out of certificates, so that nobody can tell who is in it", plaintext.Clip(group, 64)).
+			remedy("lock the people, or keep the group and have them log in anew")
+	}
 	return target, nil
 }
 

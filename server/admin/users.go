@@ -15,6 +15,10 @@ import (
 // maxCandidates is how many people an ambiguous name lists.
 const maxCandidates = 20
 
+// maxSameAddress bounds the people with one address that are looked at: an address is whatever a provider says, also of thousands of
+// accounts that somebody makes up at theirs.
+const maxSameAddress = 1000
+
 // user finds whom USER names: provider:sub:SUBJECT, provider:EMAIL, an e-mail address, or a user id. An address is compared
 // as the providers gave it, trusted or not: it is for finding people. Whom it finds is named by id in what follows.
 func (a *API) user(ctx context.Context, text string) (store.User, error) {
@@ -65,7 +69,7 @@ func (a *API) userBySubject(ctx context.Context, provider, subject string) (stor
 }
 
 func (a *API) userByEmail(ctx context.Context, provider, email, text string) (store.User, error) {
-	found, err := a.Inventory.UsersByEmail(ctx, email, maxCandidates)
+	found, err := a.Inventory.UsersByEmail(ctx, email, maxSameAddress)
 	if err != nil {
 		return store.User{}, err
 	}
@@ -75,17 +79,17 @@ func (a *API) userByEmail(ctx context.Context, provider, email, text string) (st
 			list = append(list, u)
 		}
 	}
-	switch len(list) {
-	case 0:
+	switch all := len(found) < maxSameAddress; {
+	case all && len(list) == 0:
 		return store.User{}, nobody(text)
-	case 1:
+	case all && len(list) == 1:
 		return list[0], nil
 	}
 	var candidates []adminapi.Person
-	for _, u := range list {
+	for _, u := range list[:min(len(list), maxCandidates)] {
 		candidates = append(candidates, personOf(u))
 	}
-	return store.User{}, refuse(adminapi.CodeAmbiguous, "%q could be any of %d people", plaintext.Clip(text, 128), len(list)).
+	return store.User{}, refuse(adminapi.CodeAmbiguous, "%q could be any of several people", plaintext.Clip(text, 128)).
 		remedy("name one by id, or by provider:sub:SUBJECT").among(candidates)
 }
 
