@@ -1,7 +1,8 @@
 // Command culvert-demo shows the whole of Culvert in one process: an OpenID
 // provider with three accounts, a gateway with its CA and state, two internal
-// services, and two employees who log in and use them. It is for a first look
-// and for trying things out by hand; nothing of it is fit for real people.
+// services, two employees who log in and use them, and an administrator who
+// answers a request and cuts somebody off. It is for a first look and for trying
+// things out by hand; nothing of it is fit for real people.
 //
 //	culvert-demo [--once]     the demonstration; --once ends after it
 //	culvert-demo idp          the provider alone, for trying out a gateway

@@ -30,7 +30,13 @@ func TestDemonstrationOnce(t *testing.T) {
 		`ok +is refused the echo .* denied: Engineers have echoes enough`,
 		`reference [0-9a-z]{4}-[0-9a-z]{4}`,
 		`ok +is refused the wiki`,
-		`14 steps, 0 failed`,
+		`ok +approves it `,
+		`ok +reads the wiki after all .* 200 OK`,
+		`allowed by request [0-9a-z]{4}-[0-9a-z]{4}`,
+		`ok +cuts bob off`,
+		`an open stream ended [0-9.]+m?s after the command began: .*Laptop was lost`,
+		`[0-9]+ records in a Merkle tree, none changed`,
+		`23 steps, 0 failed`,
 	} {
 		if !regexp.MustCompile(want).MatchString(out.String()) {
 			t.Errorf("the output lacks %s\n%s", want, out.String())

@@ -24,12 +24,13 @@ const patience = 30 * time.Second
 // An employee is one person at one desktop.
 type employee struct {
 	name    string
+	subject string // at the provider, once logged in
 	world   *world
 	profile *certstore.Profile
 	client  *client.Client
 }
 
-// play lets two employees do what employees do. What goes wrong is in the
+// play lets two employees do what employees do, and an administrator what administrators do. What goes wrong is in the
 // report; a person who cannot log in does not go on.
 func play(ctx context.Context, r *report, w *world) {
 	ada := &employee{name: "ada", world: w}
@@ -45,6 +46,7 @@ func play(ctx context.Context, r *report, w *world) {
 	if bob.arrive(ctx, r) {
 		r.step("bob", "is refused the wiki", func() (string, error) { return bob.refused(ctx, "wiki", "") })
 		r.step("bob", "shouts into the echo", func() (string, error) { return bob.shout(ctx) })
+		administrate(ctx, r, w, bob)
 	}
 }
 
@@ -95,6 +97,7 @@ func (e *employee) login(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("the provider's page: %w", err)
 	}
 	id := login.Identity
+	e.subject = id.Subject
 	return fmt.Sprintf("authorization code with PKCE; %s, groups %s", id.Subject, strings.Join(id.Groups, ", ")), nil
 }
 

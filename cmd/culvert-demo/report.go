@@ -62,7 +62,7 @@ func round(d time.Duration) string {
 }
 
 func (r *report) summary() {
-	fmt.Fprintf(r.out, "\nSummary\n  %-8s  %-28s  %-6s  %9s\n", "who", "what", "result", "time")
+	fmt.Fprintf(r.out, "\nSummary\n  %-10s  %-28s  %-6s  %9s\n", "who", "what", "result", "time")
 	var total time.Duration
 	for _, s := range r.steps {
 		result := "ok"
@@ -70,9 +70,9 @@ func (r *report) summary() {
 			result = "FAILED"
 		}
 		total += s.took
-		fmt.Fprintf(r.out, "  %-8s  %-28s  %-6s  %9s\n", s.who, s.what, result, round(s.took))
+		fmt.Fprintf(r.out, "  %-10s  %-28s  %-6s  %9s\n", s.who, s.what, result, round(s.took))
 	}
-	fmt.Fprintf(r.out, "  %-8s  %-28s  %-6s  %9s\n", "", fmt.Sprintf("%d steps, %d failed", len(r.steps), r.failed), "", round(total))
+	fmt.Fprintf(r.out, "  %-10s  %-28s  %-6s  %9s\n", "", fmt.Sprintf("%d steps, %d failed", len(r.steps), r.failed), "", round(total))
 }
 
 // byHand says what stays up and how to use it from another terminal.

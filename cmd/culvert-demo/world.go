@@ -147,6 +147,7 @@ func (w *world) startGateway(ctx context.Context) (string, error) {
 	}
 	cfg.Listen = ln.Addr().String() // the port is known only now; clients are told it
 	cfg.DrainTimeout = 2 * time.Second
+	cfg.Admin.Roles = []server.RoleConfig{{Role: "owner", Groups: []string{"admins"}}}
 	if err := cfg.Validate(); err != nil {
 		return "", errors.Join(err, ln.Close())
 	}
