@@ -534,8 +534,12 @@ func TestLocksRefuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.renew(resp, nil)
-	if err := f.store.EndSession(t.Context(), resp.Session, "logout"); err != nil {
+	if err := f.store.EndSession(t.Context(), resp.Session, "the laptop was lost"); err != nil {
 		t.Fatal(err)
+	}
+	_, err = f.client.Challenge(t.Context(), &enroll.ChallengeRequest{Serial: auth.SerialOf(leafOf(t, resp))})
+	if p := wantCode(t, err, enroll.CodeExpired); p.Detail != "the session has ended: the laptop was lost" {
+		t.Errorf("%+v", p)
 	}
 	_, err = f.client.Login(t.Context(), req)
 	wantCode(t, err, enroll.CodeExpired)

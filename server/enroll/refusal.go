@@ -10,6 +10,7 @@ import (
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/auth/enroll"
 	"github.com/culvert-vpn/culvert/auth/oidc"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 	"github.com/culvert-vpn/culvert/server/store"
 )
 
@@ -105,7 +106,7 @@ func asRefusal(err error) *refusal {
 		return refuse(enroll.CodeTokenRedeemed, "this login was already used for a certificate").
 			remedy(loginAgain).because(err)
 	case errors.Is(err, store.ErrSessionEnded):
-		return refuseEnded(err)
+		return refuseEnded("", err)
 	case errors.Is(err, store.ErrWrongKey):
 		return refuse(enroll.CodeSignatureInvalid, "the certificate is not of this session").
 			remedy(loginAgain).because(err)
@@ -129,9 +130,17 @@ func asRefusal(err error) *refusal {
 	}
 }
 
-func refuseEnded(err error) *refusal {
-	return refuse(enroll.CodeExpired, "the session has ended").remedy(loginAgain).because(err)
+// refuseEnded says why the session was ended, where somebody did: an administrator writes it for the person.
+func refuseEnded(why string, err error) *refusal {
+	detail := "the session has ended"
+	if why != "" {
+		detail += ": " + plaintext.Clip(why, maxEndReason)
+	}
+	return refuse(enroll.CodeExpired, "%s", detail).remedy(loginAgain).because(err)
 }
+
+// maxEndReason bounds what is told of it, in bytes.
+const maxEndReason = 256
 
 func refuseLocked(l store.Lock) *refusal {
 	if l.Author == logoutAuthor {

@@ -66,7 +66,7 @@ func (h *Handler) liveSession(ctx context.Context, cert store.Certificate) (stor
 		return s, unknownCertificate(err)
 	}
 	if !s.Live(h.Now()) {
-		return s, refuseEnded(store.ErrSessionEnded)
+		return s, refuseEnded(s.EndReason, store.ErrSessionEnded)
 	}
 	return s, nil
 }
