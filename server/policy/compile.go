@@ -118,7 +118,9 @@ func Compile(doc *Document, opts Options) (*Set, error) {
 	}
 	s.nobody = &sight{set: s, view: &view{verdicts: make([]verdict, len(doc.Services))}}
 	s.indexServices()
-	s.indexRules()
+	if err := s.indexRules(); err != nil {
+		return nil, err
+	}
 	s.indexSubjects()
 	s.explainDefaults()
 	return s, nil
@@ -198,8 +200,12 @@ func (e *expander) expand(refs []Ref) [][]int32 {
 	return lists
 }
 
-func (s *Set) indexRules() {
-	e := s.expander
+// maxConditional bounds how often rules that need more than their subjects name services, all of them together and with tags and "*"
+// written out. Whom all of these rules match has them in memory.
+const maxConditional = 20_000_000
+
+func (s *Set) indexRules() error {
+	e, conditional := s.expander, 0
 	s.rules = make([]rule, len(s.doc.Rules))
 	for i, r := range s.doc.Rules {
 		s.rules[i] = rule{
@@ -212,7 +218,21 @@ func (s *Set) indexRules() {
 		if r.Reason == "" {
 			s.rules[i].reason = "the rule " + quote(r.Name) + " denies it"
 		}
+		if is := &s.rules[i]; !is.plain() {
+			conditional += size(is.allow) + size(is.deny)
+		}
+		if conditional > maxConditional {
+			return errorAt(s.doc.File, r.Pos, "the rules with conditions, times or fresh logins name services more than %d times, up to here", maxConditional)
+		}
 	}
+	return nil
+}
+
+func size(lists [][]int32) (n int) {
+	for _, list := range lists {
+		n += len(list)
+	}
+	return n
 }
 
 // indexSubjects files each rule under everything that makes it match.

@@ -24,6 +24,7 @@ const (
 	maxWhen       = 4096    // bytes of one condition
 	maxStaticCost = 500_000 // of a condition, with the largest people and devices that are to be expected
 	maxCost       = 100_000 // of one evaluation; some milliseconds
+	maxSpent      = 500_000 // of all evaluations for one decision
 	maxDepth      = 64      // of nesting
 	maxRegexSize  = 1000    // of a compiled pattern
 )
@@ -53,6 +54,7 @@ type result struct {
 	holds  Tri
 	why    Condition // why it does not hold for certain
 	detail string    // which facts: "device.os"; or the error
+	cost   uint64
 }
 
 // environment compiles conditions. It is made at the first one.
@@ -121,9 +123,13 @@ func (e *environment) plan(whole *ast.AST, expr ast.Expr) (part, error) {
 func (c *condition) eval(a *activation) result {
 	out := result{holds: Yes}
 	unknown := a.unknown()
+	spent := uint64(0)
 	for i := range c.parts {
-		switch r := c.parts[i].eval(a, unknown); {
+		r := c.parts[i].eval(a, unknown)
+		spent += r.cost
+		switch {
 		case r.holds == No:
+			r.cost = spent
 			return r
 		case r.holds == Unknown && out.holds == Yes:
 			out = r
@@ -131,6 +137,7 @@ func (c *condition) eval(a *activation) result {
 			out.detail += ", " + r.detail
 		}
 	}
+	out.cost = spent
 	return out
 }
 
@@ -139,27 +146,35 @@ func (p *part) eval(a *activation, unknown factSet) result {
 	if missing := unknown & p.facts; missing != 0 {
 		vars = &partialActivation{a, patternsOf(missing)}
 	}
-	out, _, err := p.program.Eval(vars)
+	out, details, err := p.program.Eval(vars)
+	r := p.result(out, err)
+	if cost := details.ActualCost(); cost != nil {
+		r.cost = *cost
+	}
+	return r
+}
+
+func (p *part) result(out ref.Val, err error) result {
 	switch {
 	case err != nil:
 		return failed(err)
 	case out == types.True:
 		return result{holds: Yes}
 	case out == types.False:
-		return result{No, ConditionFalse, p.facts.String()}
+		return result{holds: No, why: ConditionFalse, detail: p.facts.String()}
 	}
 	if u, ok := out.(*types.Unknown); ok {
-		return result{Unknown, ConditionUnknown, namesOf(u)}
+		return result{holds: Unknown, why: ConditionUnknown, detail: namesOf(u)}
 	}
-	return result{Unknown, ConditionError, "it is neither true nor false"}
+	return result{holds: Unknown, why: ConditionError, detail: "it is neither true nor false"}
 }
 
 func failed(err error) result {
 	var cancelled interpreter.EvalCancelledError
 	if errors.As(err, &cancelled) && cancelled.Cause == interpreter.CostLimitExceeded {
-		return result{Unknown, ConditionCost, ""}
+		return result{holds: Unknown, why: ConditionCost, cost: maxCost}
 	}
-	return result{Unknown, ConditionError, short(err.Error(), 128)}
+	return result{holds: Unknown, why: ConditionError, detail: short(err.Error(), 128)}
 }
 
 // namesOf returns the facts whose absence left a value unknown.

@@ -300,7 +300,7 @@ func (s *Set) Services(sub *Subject, r Request) []wire.Service {
 	q.opening, q.listing = false, true
 	list := make([]wire.Service, 0, len(s.doc.Services))
 	for i, svc := range s.doc.Services {
-		q.kind, q.at = svc.Kind, netip.AddrPortFrom(svc.Addr, svc.HostPort)
+		q.kind, q.at, q.spent = svc.Kind, netip.AddrPortFrom(svc.Addr, svc.HostPort), 0
 		r := q.rule(int32(i))
 		if svc.Hidden && !r.allows() {
 			continue

@@ -16,7 +16,9 @@ import (
 const (
 	tagPrefix = "tag:"
 	maxFaults = 50
-	maxText   = 512 // of a description or reason, in bytes; the tunnel carries 1,024
+	maxFound  = 200       // faults after which nobody looks for more
+	maxValues = 3_000_000 // of keys and values in a file: each takes a few hundred bytes while it is read
+	maxText   = 512       // of a description or reason, in bytes; the tunnel carries 1,024
 	maxName   = 128
 )
 
@@ -28,6 +30,9 @@ func Parse(name string, data []byte) (*Document, error) {
 	}
 	if len(data) > MaxFileSize {
 		return nil, strictconf.Errorf(name, nil, "%d bytes, at most %d are accepted", len(data), MaxFileSize)
+	}
+	if values(data) > maxValues {
+		return nil, strictconf.Errorf(name, nil, "more than %d keys and values", maxValues)
 	}
 	root, err := strictconf.Parse(name, data)
 	if err != nil {
@@ -47,6 +52,17 @@ func Parse(name string, data []byte) (*Document, error) {
 		return nil, err
 	}
 	return d.doc, nil
+}
+
+// values counts what keys and values are set apart by. There are hardly more of them, and it takes no memory.
+func values(data []byte) (n int) {
+	for _, c := range data {
+		switch c {
+		case ',', ':', '[', '{', '\n', '\r':
+			n++
+		}
+	}
+	return n
 }
 
 // hintStar explains what YAML makes of an unquoted star.
@@ -71,10 +87,19 @@ type decoder struct {
 }
 
 func (d *decoder) fault(pos Pos, format string, args ...any) {
+	if d.hopeless() {
+		return
+	}
 	d.faults = append(d.faults, errorAt(d.doc.File, pos, format, args...))
 }
 
+// hopeless reports that so many faults are known that the search for more can end: to find what was probably meant takes time.
+func (d *decoder) hopeless() bool { return len(d.faults) >= maxFound }
+
 func (d *decoder) warn(pos Pos, format string, args ...any) {
+	if len(d.doc.Warnings) >= maxFound {
+		return
+	}
 	d.doc.Warnings = append(d.doc.Warnings, errorAt(d.doc.File, pos, format, args...))
 }
 
@@ -90,7 +115,10 @@ func (d *decoder) err() error {
 	for _, e := range d.faults[:min(len(d.faults), maxFaults)] {
 		errs = append(errs, e)
 	}
-	if n := len(d.faults) - maxFaults; n > 0 {
+	switch n := len(d.faults) - maxFaults; {
+	case d.hopeless():
+		errs = append(errs, fmt.Errorf("%s: and more than %d more", d.doc.File, n-1))
+	case n > 0:
 		errs = append(errs, fmt.Errorf("%s: and %d more", d.doc.File, n))
 	}
 	return errors.Join(errs...)
@@ -112,7 +140,7 @@ func (d *decoder) section(n *yaml.Node, what string, k keys) {
 		d.fault(posOf(n), "want %s here, a section with keys", what)
 		return
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for i := 0; i+1 < len(n.Content) && !d.hopeless(); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if read, known := k[key.Value]; known {
 			read(value)
@@ -145,6 +173,9 @@ func (d *decoder) list(n *yaml.Node, what string, limit int, each func(*yaml.Nod
 		return
 	}
 	for _, c := range n.Content {
+		if d.hopeless() {
+			return
+		}
 		each(c)
 	}
 }

@@ -105,54 +105,69 @@ func (d *decoder) uniqueNames() {
 			taken[k] = s
 		}
 	}
-	zoned := d.uniqueZones()
-	if len(zoned) == 0 {
+	z := d.uniqueZones()
+	if z == nil {
 		return
 	}
 	for _, s := range d.doc.Services {
 		for _, h := range s.Hostnames {
-			d.outsideZones(s, h, zoned)
+			if d.hopeless() {
+				return
+			}
+			d.outsideZones(s, h, z)
 		}
 	}
 }
 
-// uniqueZones holds that a zone, protocol and port lead to one network; it returns the services with zones.
-func (d *decoder) uniqueZones() []*Service {
-	var zoned []*Service
+// zoneIndex says whose the ports are in a zone, and in all zones below a domain and the domain itself.
+type zoneIndex struct {
+	at, below map[zoneKey]*portIndex
+}
+
+// maxZonePorts bounds what zones take to compare: the labels of their names times the port ranges of their services.
+const maxZonePorts = 1_000_000
+
+// uniqueZones holds that a zone, protocol and port lead to one network. It returns nil where there are no zones.
+func (d *decoder) uniqueZones() *zoneIndex {
+	z := &zoneIndex{at: make(map[zoneKey]*portIndex), below: make(map[zoneKey]*portIndex)}
+	size := 0
 	for _, s := range d.doc.Services {
-		if len(s.Zones) == 0 {
-			continue
-		}
-		for _, other := range zoned {
-			for _, z := range s.Zones {
-				if other.Kind == s.Kind && slices.Contains(other.Zones, z) && portsOverlap(other.Ports, s.Ports) {
-					d.fault(s.Pos, "service %q: the zone %s with these ports is of the service %q already (line %d)", s.Name, z, other.Name, other.Pos.Line)
-				}
+		for _, name := range s.Zones {
+			size += (1 + strings.Count(name, ".")) * len(s.Ports)
+			if size > maxZonePorts || d.hopeless() {
+				d.fault(s.Pos, "service %q: zones and ports are too many here and above, taken together", s.Name)
+				return nil
+			}
+			if other := indexAt(z.at, zoneKey{s.Kind, name}).claim(s); other != nil {
+				d.fault(s.Pos, "service %q: the zone %s with these ports is of the service %q already (line %d)", s.Name, name, other.Name, other.Pos.Line)
+			}
+			for domain, more := name, true; more; _, domain, more = strings.Cut(domain, ".") {
+				indexAt(z.below, zoneKey{s.Kind, domain}).claim(s)
 			}
 		}
-		zoned = append(zoned, s)
 	}
-	return zoned
+	if size == 0 {
+		return nil
+	}
+	return z
 }
 
-// outsideZones holds that a host name and port are not in a zone, nor the zone below a wildcard.
-func (d *decoder) outsideZones(s *Service, h string, zoned []*Service) {
+// outsideZones holds that a host name and port are not in a zone, nor a zone below a wildcard.
+func (d *decoder) outsideZones(s *Service, h string, z *zoneIndex) {
 	base, wild := strings.CutPrefix(h, wildcard)
-	for _, other := range zoned {
-		if other.Kind != s.Kind || !other.hasPort(s.Port) {
-			continue
+	found := func(other *Service, where, zone string) bool {
+		if other != nil {
+			d.fault(s.Pos, "service %q: %s with %s port %d is ambiguous: it is also in %s %s of the service %q (line %d)",
+				s.Name, h, s.Kind, s.Port, where, zone, other.Name, other.Pos.Line)
 		}
-		for _, z := range other.Zones {
-			if inDomain(base, z) || wild && inDomain(z, base) {
-				d.fault(s.Pos, "service %q: %s with %s port %d is ambiguous: it is also in the zone %s of the service %q (line %d)",
-					s.Name, h, s.Kind, s.Port, z, other.Name, other.Pos.Line)
-			}
+		return other != nil
+	}
+	for domain, more := base, true; more; _, domain, more = strings.Cut(domain, ".") {
+		if found(z.at[zoneKey{s.Kind, domain}].owner(s.Port), "the zone", domain) {
+			return
 		}
 	}
-}
-
-// inDomain reports whether name is domain, or below it.
-func inDomain(name, domain string) bool {
-	head, ok := strings.CutSuffix(name, domain)
-	return ok && (head == "" || strings.HasSuffix(head, "."))
+	if wild {
+		found(z.below[zoneKey{s.Kind, base}].owner(s.Port), "a zone below", base)
+	}
 }

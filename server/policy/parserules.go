@@ -191,24 +191,28 @@ func (d *decoder) resolve() {
 			d.fault(r.Pos, "a rule named %s stands in line %d already", quote(r.Name), first.Line)
 		}
 		rules[r.Name] = r.Pos
-		for _, ref := range slices.Concat(r.Allow, r.Deny) {
-			d.checkRef(known, ref)
-		}
+		d.checkRefs(known, r.Allow, r.Deny)
 		d.contradiction(r)
 	}
 	for _, t := range d.doc.Tests {
-		for _, ref := range slices.Concat(t.Allow, t.Deny, t.StepUp) {
-			if _, ok := testTarget(ref.Text); !ok {
-				d.checkRef(known, ref)
-			}
-		}
+		d.checkRefs(known, slices.DeleteFunc(slices.Concat(t.Allow, t.Deny, t.StepUp), func(r Ref) bool {
+			_, address := testTarget(r.Text)
+			return address
+		}))
 	}
 }
 
 // contradiction refuses an entry in both lists of a rule: one of the two is a slip.
 func (d *decoder) contradiction(r *Rule) {
+	if len(r.Allow) == 0 || len(r.Deny) == 0 {
+		return
+	}
+	allowed := make(map[string]bool, len(r.Allow))
+	for _, a := range r.Allow {
+		allowed[a.Text] = true
+	}
 	for _, deny := range r.Deny {
-		if slices.ContainsFunc(r.Allow, func(a Ref) bool { return a.Text == deny.Text }) {
+		if allowed[deny.Text] {
 			d.fault(deny.Pos, "the rule %s allows and denies %s", quote(r.Name), quote(deny.Text))
 		}
 	}

@@ -30,7 +30,7 @@ func (d *decoder) services(n *yaml.Node) {
 		d.fault(posOf(n), "%d services, at most %d are accepted", len(n.Content)/2, MaxServices)
 		return
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for i := 0; i+1 < len(n.Content) && !d.hopeless(); i += 2 {
 		key := n.Content[i]
 		switch {
 		case !isLabel(key.Value):

@@ -27,6 +27,7 @@ type question struct {
 	// listing asks whether something of a network may be reached: what only an address or a port would decide counts for
 	// the person.
 	listing bool
+	spent   uint64 // on conditions
 }
 
 func (s *Set) question(sub *Subject, r Request) question {
@@ -223,11 +224,15 @@ func (q *question) loginWithin(age time.Duration) bool {
 
 // when decides a condition for one service.
 func (q *question) when(c *condition, idx int32, allow bool) failure {
+	if q.spent > maxSpent {
+		return failure{cond: ConditionCost} // there may be tens of thousands of rules with one
+	}
 	a := &activation{
 		facts: q.seen.factsOf(q.set, q.sub), now: q.clock().UTC(), authAt: q.sub.id.AuthTime, client: q.client, at: q.at,
 		service: q.set.doc.Services[idx].Name, kind: string(q.kind),
 	}
 	r := c.eval(a)
+	q.spent += r.cost
 	if q.listing && r.holds == Unknown && r.why == ConditionUnknown && c.facts&addressFacts != 0 && !a.misses(c.facts&^addressFacts) {
 		if allow {
 			return failure{}

@@ -31,6 +31,17 @@ func newNames(services []*Service) *names {
 	return n
 }
 
+func (d *decoder) checkRefs(n *names, lists ...[]Ref) {
+	for _, list := range lists {
+		for _, r := range list {
+			if d.hopeless() {
+				return
+			}
+			d.checkRef(n, r)
+		}
+	}
+}
+
 // checkRef reports an entry that names nothing, with what was probably meant.
 func (d *decoder) checkRef(n *names, r Ref) {
 	if n.known[r.Text] {
@@ -51,15 +62,12 @@ func (d *decoder) checkRef(n *names, r Ref) {
 // two services at one address and port from one another.
 func (d *decoder) sharedAddresses() {
 	dials := make(map[endpoint]*Service)
-	nets := make(map[netip.Prefix][]*Service)
+	nets := make(map[netKey]*portIndex)
 	for _, s := range d.doc.Services {
 		if s.IsNetwork() {
-			for _, other := range nets[s.Network] {
-				if other.Kind == s.Kind && portsOverlap(other.Ports, s.Ports) {
-					d.warn(s.Pos, "services %q and %q share addresses and ports: a deny of either denies both there", other.Name, s.Name)
-				}
+			if other := indexAt(nets, netKey{s.Kind, s.Network}).claim(s); other != nil {
+				d.warn(s.Pos, "services %q and %q share addresses and ports: a deny of either denies both there", other.Name, s.Name)
 			}
-			nets[s.Network] = append(nets[s.Network], s)
 			continue
 		}
 		k := endpoint{s.Kind, s.Host, s.HostPort}
@@ -71,15 +79,9 @@ func (d *decoder) sharedAddresses() {
 	}
 }
 
-func portsOverlap(a, b []wire.PortRange) bool {
-	for _, x := range a {
-		for _, y := range b {
-			if x.First <= y.Last && y.First <= x.Last {
-				return true
-			}
-		}
-	}
-	return false
+type netKey struct {
+	kind    wire.Kind
+	network netip.Prefix
 }
 
 // testTarget reads an entry of a test that is a host and port: "10.20.0.1:22", "wiki.corp.example:80",

@@ -94,29 +94,32 @@ func (e *TestError) Error() string {
 	return b.String()
 }
 
+// Bounds of a run: a small file can ask for a hundred million decisions.
+const (
+	maxFailures = 1_000
+	maxTestTime = 30 * time.Second
+)
+
 // RunTests decides the file's own tests and returns what does not hold, in the file's order. A service that is hidden is
-// decided as it is.
+// decided as it is. It ends after 1,000 failures, and with a failure after 30 s.
 func (s *Set) RunTests() []Failure {
-	var failures []Failure
-	now := time.Now()
+	run := testRun{set: s, began: time.Now()}
 	for _, t := range s.doc.Tests {
-		run := testRun{set: s, test: t, now: t.At}
+		run.test, run.now = t, t.At
 		if run.now.IsZero() {
-			run.now = now
+			run.now = run.began
 		}
 		run.subject = NewSubject(s.identityOf(t, run.now), t.Device)
-		for _, ref := range t.Allow {
-			run.expect(ref, ExpectAllow)
+		for _, side := range []struct {
+			refs []Ref
+			want Expectation
+		}{{t.Allow, ExpectAllow}, {t.Deny, ExpectDeny}, {t.StepUp, ExpectStepUp}} {
+			for _, ref := range side.refs {
+				run.expect(ref, side.want)
+			}
 		}
-		for _, ref := range t.Deny {
-			run.expect(ref, ExpectDeny)
-		}
-		for _, ref := range t.StepUp {
-			run.expect(ref, ExpectStepUp)
-		}
-		failures = append(failures, run.failures...)
 	}
-	return failures
+	return run.failures
 }
 
 // identityOf makes up the person of a test. The e-mail address counts as vouched for; where the test names none, it is one
@@ -142,13 +145,16 @@ func (s *Set) identityOf(t *Test, now time.Time) auth.Identity {
 	return id
 }
 
-// A testRun decides what one test is about.
+// A testRun decides what tests are about, one after the other.
 type testRun struct {
 	set      *Set
-	test     *Test
-	subject  *Subject
-	now      time.Time
+	began    time.Time
 	failures []Failure
+	over     bool // no further decision
+
+	test    *Test
+	subject *Subject
+	now     time.Time
 }
 
 func (r *testRun) ask(target wire.Target) Request {
@@ -158,20 +164,32 @@ func (r *testRun) ask(target wire.Target) Request {
 // expect compares what an entry names, which may be several services, with what is wanted.
 func (r *testRun) expect(ref Ref, want Expectation) {
 	add := func(target string, d Decision) {
-		if d.Hidden != nil {
-			d = *d.Hidden
-		}
+		d = d.truth()
 		if expectationOf(d) != want {
 			r.failures = append(r.failures, Failure{Test: r.test.Name, Pos: ref.Pos, Target: target, Want: want, Decision: d})
 		}
 	}
-	if target, ok := testTarget(ref.Text); ok {
+	if target, ok := testTarget(ref.Text); ok && r.goesOn(ref, want) {
 		add(ref.Text, r.whole(r.set.Decide(r.subject, r.ask(target))))
 		return
 	}
 	for _, idx := range r.set.expander.byText[ref.Text] {
+		if !r.goesOn(ref, want) {
+			return
+		}
 		add(r.set.doc.Services[idx].Name, r.whole(r.set.decideService(r.subject, r.ask(wire.Target{}), idx)))
 	}
+}
+
+// goesOn reports whether there is time for one more decision. When the time is up, that is the last failure.
+func (r *testRun) goesOn(ref Ref, want Expectation) bool {
+	if took := time.Since(r.began); !r.over && took > maxTestTime {
+		r.over = true
+		late := Decision{Reason: fmt.Sprintf("the tests took longer than %s: what stands from here on was not tried", maxTestTime)}
+		r.failures = append(r.failures, Failure{Test: r.test.Name, Pos: ref.Pos, Target: ref.Text, Want: want, Decision: late})
+	}
+	r.over = r.over || len(r.failures) >= maxFailures
+	return !r.over
 }
 
 // whole decides the address too, where the policy itself says which one it is.

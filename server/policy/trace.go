@@ -15,7 +15,7 @@ func (s *Set) Explain(sub *Subject, r Request) Explanation {
 		return e
 	}
 	t := s.tracer(sub, r)
-	e.Rules = t.rules(s.aim(&t.q, r.Target), e.Decision)
+	e.Rules = t.rules(s.aim(&t.q, r.Target), e.Decision.truth())
 	if e.Decision.Allowed && !e.Decision.Dial.Network {
 		e.Addresses = t.addresses(sub, r, e.Decision)
 	}
@@ -30,6 +30,14 @@ type Explanation struct {
 	// Addresses are those that an allowed service is known to lead to and that are refused: by a deny for a network, for
 	// one.
 	Addresses []AddressTrace
+}
+
+// truth is what a refusal stands for that must not tell.
+func (d Decision) truth() Decision {
+	if d.Hidden != nil {
+		return *d.Hidden
+	}
+	return d
 }
 
 // A RuleTrace is what one rule had to say.
@@ -226,7 +234,7 @@ func (t *tracer) addresses(sub *Subject, r Request, d Decision) []AddressTrace {
 			continue
 		}
 		t.q.kind, t.q.at = d.Dial.Kind, at
-		list = append(list, AddressTrace{at, is, t.rules(t.set.containing(&t.q), is)})
+		list = append(list, AddressTrace{at, is, t.rules(t.set.containing(&t.q), is.truth())})
 	}
 	return list
 }
