@@ -229,7 +229,7 @@ func (w *world) seed() {
 	w.check(w.store.Beat(w.t.Context(), store.Gateway{ID: "gw1", Address: "gw1.corp.example:443", Version: "1.0.0", PolicyDigest: w.policies.set.Version(),
 		Started: night.Add(-50 * time.Hour), Sessions: 1, Streams: 3}))
 	w.check(w.store.PutLive(w.t.Context(), "gw1", []store.Live{{
-		Gateway: "gw1", ID: 7, User: auth.NewUserID(issuer, "ada"), Name: "Ada Lovelace", Email: "ada@corp.example", Session: w.sessions["ada"],
+		Gateway: "gw1", ID: 7, User: auth.NewUserID(issuer, "ada"), Name: "Ada", Email: "ada@corp.example", Session: w.sessions["ada"],
 		Device: device("ada"), Serial: w.serials["ada"], Remote: "198.51.100.7:50123", Client: "culvert 1.0.0 linux/amd64", Since: night.Add(-2 * time.Hour),
 		NotAfter: night.Add(20 * time.Minute), Deadline: night.Add(10 * time.Hour), Streams: 3, BytesIn: 12_345, BytesOut: 7 << 20,
 	}}))
@@ -262,7 +262,7 @@ func (w *world) loginAs(issuer, provider, name, email string, groups ...string) 
 	serial := sha256.Sum256([]byte(strings.TrimPrefix(provider, "corp") + name))
 	w.serials[name] = auth.Serial(fmt.Sprintf("%x", serial[:16]))
 	leaf := w.certificate(name)
-	full := map[string]string{"ada": "Ada Lovelace", "bob": "Bob Bones", "grace": "Grace Hopper"}[name]
+	full := map[string]string{"ada": "Ada", "bob": "Bob", "grace": "Root Admin"}[name]
 	out, err := w.store.Issue(w.t.Context(), store.Issuance{
 		Token: provider + name, TokenExpires: night.Add(time.Hour), TokenIssuedAt: night.Add(-time.Minute), Key: store.HashKey([]byte(name)),
 		User: store.User{ID: auth.NewUserID(issuer, name), Issuer: issuer, Subject: name, Provider: provider, Name: full, Email: email, EmailTrusted: email != "",
@@ -294,7 +294,7 @@ func (w *world) certificate(name string) []byte {
 
 // index has a denied and a closed stream.
 func (w *world) index() {
-	ada := store.AuditRow{Gateway: "gw1", Log: "20260714T010000Z", User: auth.NewUserID(issuer, "ada"), Provider: "corp", Name: "Ada Lovelace", Email: "ada@corp.example",
+	ada := store.AuditRow{Gateway: "gw1", Log: "20260714T010000Z", User: auth.NewUserID(issuer, "ada"), Provider: "corp", Name: "Ada", Email: "ada@corp.example",
 		Session: w.sessions["ada"], Device: device("ada"), Serial: w.serials["ada"], Remote: "198.51.100.7:50123", Kind: "tcp"}
 	denied, closed := ada, ada
 	denied.Seq, denied.Time, denied.Event, denied.Reference = 11, night.Add(-10*time.Minute), "stream.denied", "p2wx-77ab"
