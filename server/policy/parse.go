@@ -16,7 +16,7 @@ import (
 const (
 	tagPrefix = "tag:"
 	maxFaults = 50
-	maxFound  = 200       // faults after which nobody looks for more
+	maxFound  = 500       // faults after which nobody looks for more
 	maxValues = 3_000_000 // of keys and values in a file: each takes a few hundred bytes while it is read
 	maxText   = 512       // of a description or reason, in bytes; the tunnel carries 1,024
 	maxName   = 128
