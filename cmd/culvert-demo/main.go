@@ -17,9 +17,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/culvert-vpn/culvert/internal/devidp"
+	"github.com/culvert-vpn/culvert/server"
 )
 
 const usage = `Shows the whole of Culvert in one process, with nothing to install.
@@ -34,7 +36,17 @@ Flags:
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	forgetGateway()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// forgetGateway takes the settings of a real gateway out of the environment: the demonstration must not use its database.
+func forgetGateway() {
+	for _, entry := range os.Environ() {
+		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, server.EnvPrefix) {
+			os.Unsetenv(name)
+		}
+	}
 }
 
 // run returns the exit code: 0 when everything happened as it should, 1 when

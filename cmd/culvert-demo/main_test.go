@@ -3,15 +3,28 @@ package main
 import (
 	"context"
 	"net/http/httptest"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/culvert-vpn/culvert/server"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A shell in which an operator works is no reason to touch their gateway's database.
+func TestDemonstrationForgetsTheGateway(t *testing.T) {
+	t.Setenv(server.EnvPrefix+"DATABASE", "postgres://culvert@db.example/culvert")
+	t.Setenv("CULVERT_OTHER", "stays")
+	forgetGateway()
+	if _, set := os.LookupEnv(server.EnvPrefix + "DATABASE"); set || os.Getenv("CULVERT_OTHER") != "stays" {
+		t.Errorf("the environment: %q", os.Environ())
+	}
+}
 
 // The first command of the README, once: each step happens as it should, and
 // nothing is left running.
