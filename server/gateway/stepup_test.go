@@ -14,6 +14,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/server/audit"
 	"github.com/culvert-vpn/culvert/server/gateway"
+	"github.com/culvert-vpn/culvert/server/policy"
 	"github.com/culvert-vpn/culvert/server/session"
 	"github.com/culvert-vpn/culvert/tunnel"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
@@ -344,4 +345,35 @@ func TestStepUpEndsWithTheClient(t *testing.T) {
 	w.audit.wait(t, "of the end", func(r audit.Record) bool {
 		return r.Event == audit.EventStreamDenied && strings.Contains(r.Reason, "gave up")
 	})
+}
+
+// TestThreatStreamOutlivesWhatOpenedIt: a stream that an approved request opened does not go on, when that ends, by a rule that would have asked
+// for a fresh login before it opened (a login that is too old is good for what was opened by something else).
+func TestThreatStreamOutlivesWhatOpenedIt(t *testing.T) {
+	svc := newService(t, echo)
+	clock := new(clock)
+	w := newWorld(t, wikiPolicy(svc.addr()), clock.drives)
+	w.grants = policy.NewGrants()
+	w.changePolicy(fmt.Sprintf(`version: 1
+services:
+  db: {address: "%s", requestable: {max: 4h, approvers: {groups: [it]}}}
+rules:
+  - {name: dba, subjects: {groups: [engineering]}, allow: [db], reauth_within: 15m}
+`, svc.addr()))
+	until := time.Now().Add(time.Hour).Truncate(time.Second)
+	bob := w.desktop("bob", "engineering")
+	bob.certify(12 * time.Hour)
+	fresh := mustOpen(t, bob.mustConnect(), tcp("db")) // by the rule
+	ada := w.stale("ada")
+	ada.certify(12 * time.Hour)
+	w.grants.Replace([]policy.Grant{{ID: "k7qw-3m9p", User: ada.id.UserID(), Service: "db", Until: until}})
+	tun := ada.mustConnect()
+	st := mustOpen(t, tun, tcp("db"))
+	clock.advance(time.Until(until) + time.Second)
+	cutOf(t, st)
+	if err := talk(fresh); err != nil {
+		t.Errorf("a stream that was opened with a fresh login ended as that grew old: %v", err)
+	}
+	_, err := openStream(tun, tcp("db"))
+	wantRefusal(t, err, wire.CodeStepUpRequired)
 }

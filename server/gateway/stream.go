@@ -111,7 +111,9 @@ func (x *stream) verdict(opening bool) (d policy.Decision, told *wire.Refusal) {
 // ask is the question that the policy answers for this stream.
 func (x *stream) ask(opening bool) policy.Request {
 	r := x.l.ask(x.target)
-	r.Opening = opening
+	if r.Opening = opening; !opening {
+		r.Opened = x.began
+	}
 	return r
 }
 

@@ -22,6 +22,7 @@ type question struct {
 	client  netip.Addr
 	at      netip.AddrPort // the target, as far as it is an address; its parts are zero where they are not known
 	opening bool
+	opened  time.Time // of a stream that is open; zero where nothing is
 	stale   bool
 	granted bool // approved requests count
 	// listing asks whether something of a network may be reached: what only an address or a port would decide counts for
@@ -33,7 +34,7 @@ type question struct {
 func (s *Set) question(sub *Subject, r Request) question {
 	return question{
 		set: s, sub: sub, seen: s.see(sub), now: r.Now,
-		kind: r.Target.Kind, client: r.Client.Unmap().WithZone(""), opening: r.Opening, stale: r.Stale, granted: !r.RulesOnly,
+		kind: r.Target.Kind, client: r.Client.Unmap().WithZone(""), opening: r.Opening, opened: r.Opened, stale: r.Stale, granted: !r.RulesOnly,
 	}
 }
 
@@ -198,7 +199,7 @@ func (q *question) conditions(rule int, idx int32, allow bool) (f failure, until
 			return f, until
 		}
 	}
-	if allow && q.opening && rl.stepUp != nil && !q.loginWithin(rl.stepUp.MaxAge) {
+	if allow && rl.stepUp != nil && !q.loginWithin(rl.stepUp.MaxAge) {
 		return failure{cond: ConditionReauth}, until
 	}
 	return failure{}, until
@@ -217,9 +218,16 @@ func (q *question) window(rl *rule) (f failure, until time.Time) {
 	return failure{}, rl.expires
 }
 
+// loginWithin reports whether the login is, or was when the stream was opened, as fresh as a rule asks for.
 func (q *question) loginWithin(age time.Duration) bool {
-	at := q.sub.id.AuthTime
-	return !at.IsZero() && q.clock().Sub(at) <= age
+	at, opened := q.sub.id.AuthTime, q.opened
+	switch {
+	case q.opening:
+		opened = q.clock()
+	case opened.IsZero():
+		return true
+	}
+	return !at.IsZero() && opened.Sub(at) <= age
 }
 
 // when decides a condition for one service.

@@ -14,8 +14,11 @@ type Request struct {
 	Now time.Time
 	// Client is the address that the person connects from; zero is unknown.
 	Client netip.Addr
-	// Opening says that a stream is about to be opened: reauth_within counts then, and not for one that is open.
+	// Opening says that a stream is about to be opened: reauth_within counts then.
 	Opening bool
+	// Opened is when the stream was opened that is decided again. A rule with reauth_within carries it on if the login was fresh enough
+	// then, whichever rule opened it, or is newer. Zero, where nothing is opened either, is a question that leaves reauth_within aside.
+	Opened time.Time
 	// Stale says that the store's view of locks and sessions is old: no allow of a strict rule matches.
 	Stale bool
 	// RulesOnly leaves approved requests aside: those of today say nothing of another time.

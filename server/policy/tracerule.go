@@ -47,7 +47,7 @@ func (t *tracer) trace(i int, svc int32, effect Effect) RuleTrace {
 	if r.cond != nil && t.q.sub != nil {
 		t.traceWhen(&out, r.cond, svc)
 	}
-	if effect == EffectAllow && t.q.opening && r.stepUp != nil && t.q.sub != nil && !t.q.loginWithin(r.stepUp.MaxAge) {
+	if effect == EffectAllow && r.stepUp != nil && t.q.sub != nil && !t.q.loginWithin(r.stepUp.MaxAge) {
 		fail(criterionReauth, "reauth_within %s: %s", duration(r.stepUp.MaxAge), lastLogin(t.q.sub, now))
 	}
 	if len(out.Failed) > 0 {
