@@ -266,6 +266,8 @@ type TreeState struct {
 type Process struct {
 	Log     string `json:"log"`
 	Segment int    `json:"segment,omitempty"`
+	// GaveUp is the first of the segments before that may end in what does not count, since writing to it failed. 0: none.
+	GaveUp  int    `json:"gave_up,omitempty"`
 	Gateway string `json:"gateway,omitempty"`
 	Version string `json:"version,omitempty"`
 	PID     int    `json:"pid,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -100,6 +101,34 @@ func TestFailedSync(t *testing.T) {
 		}
 		if paths, _ := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix)); len(paths) < 2 {
 			t.Error("the segment whose sync failed is written to further")
+		}
+	})
+}
+
+// A sync that fails right behind the end of a segment takes back some of that one too.
+func TestFailedSyncBehindTheEndOfASegment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, fs := t.TempDir(), &faults{}
+		l := open(t, Config{Dir: dir, fs: faultFS{fs}, SegmentSize: 4 << 10, MinFree: -1})
+		mustAppend(t, l, Record{Event: EventIssued, Actor: ada()}) // on the disk
+		fs.set(func(f *faults) { f.sync = syscall.EIO })
+		for range 40 {
+			mustAppend(t, l, Record{Event: EventStreamOpen, Actor: ada(), Service: "wiki"})
+		}
+		time.Sleep(5 * time.Second)
+		fs.set(func(f *faults) { f.sync = nil })
+		time.Sleep(3 * time.Second)
+		for range 40 {
+			mustAppend(t, l, Record{Event: EventIssued, Actor: ada()})
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		if list := noGaps(t, dir); len(only(list, EventStreamOpen)) != 40 || len(only(list, EventIssued)) != 41 {
+			t.Errorf("%+v", list)
+		}
+		if report := whole(t, dir); len(report.Notes) == 0 || !strings.Contains(report.Notes[0], "segment 1 ends with something that does not count") {
+			t.Errorf("what does not count is not told: %q", report.Notes)
 		}
 	})
 }

@@ -193,7 +193,7 @@ func (l logFiles) limits() ([]uint64, error) {
 		if err != nil {
 			return nil, err
 		}
-		if first != 0 {
+		if first != 0 && (next == 0 || first < next) { // a failed sync may go back to before the segment in between
 			next = first
 		}
 	}

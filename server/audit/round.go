@@ -54,6 +54,7 @@ func (w *writer) endRound(r *round, files roundFiles, err error) bool {
 	switch {
 	case err != nil:
 		w.again = true
+		w.giveUp(files.end.Segment - len(files.retired))
 		w.retire()
 		_ = w.fail(err)
 	case files.void:

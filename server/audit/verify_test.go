@@ -150,6 +150,35 @@ func TestThreatAuditLogRolledBack(t *testing.T) {
 	}
 }
 
+// Class: records are put where nobody expects more, behind the last one of a segment that another one follows. Whoever reads the
+// files, and no proof, would take them for real.
+func TestThreatAddedBehindASegment(t *testing.T) {
+	dir := t.TempDir()
+	told := history(t, dir)
+	for name, text := range map[string]string{
+		"a record":        `{"seq":999,"time":"2026-11-23T10:15:00.000Z","event":"stream.open","actor":{"name":"Bob"},"service":"payroll"}` + "\n",
+		"no record":       `{"seq":"x","event":"stream.open","actor":{"name":"Bob"}}` + "\n",
+		"a piece of one":  `{"seq":40,"time":"2026-11-23T10:15:00.000Z","event":"stre`,
+		"an earlier one":  `{"seq":1,"time":"2026-11-23T10:15:00.000Z","event":"log.opened"}` + "\n",
+		"only line feeds": "\n\n",
+	} {
+		for at := range segments(t, dir) {
+			changed := copyDir(t, dir)
+			path := segments(t, changed)[at]
+			rewrite(t, path, func(lines [][]byte) [][]byte { return append(lines, []byte(text)) })
+			if at == len(segments(t, dir))-1 { // and an empty segment behind the end
+				if err := os.WriteFile(strings.Replace(path, "000001", "000002", 1), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			report, err := Verify(t.Context(), changed, VerifyOptions{Checkpoints: told})
+			if err != nil || report.Whole || report.Faults[0].File != filepath.Base(path) {
+				t.Errorf("%s in %s: %+v, %v", name, filepath.Base(path), report.Faults, err)
+			}
+		}
+	}
+}
+
 // Class: the folder is written anew and signed with another key.
 func TestThreatAuditLogSignedAnew(t *testing.T) {
 	dir := t.TempDir()

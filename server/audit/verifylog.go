@@ -23,7 +23,9 @@ type logCheck struct {
 	since   place // of the first record behind the last root that held
 	signed  uint64
 	suspect *suspicion
-	junk    *Fault // a line that is no record
+	junk    *Fault        // a line that is no record
+	beyond  bool          // a line that a later segment has
+	rests   map[int]Fault // what segments end in, until another says that writing to them had failed
 	closed  bool
 	used    bool
 	broken  bool // a fault was found in this segment: nothing more can be said about it
@@ -71,6 +73,9 @@ func (v *verifier) verifyLog(files logFiles) error {
 		if end, err = scanSegment(path, c.line); err != nil {
 			return err
 		}
+		if i < len(files.paths)-1 {
+			c.leave(end)
+		}
 	}
 	c.settle("")
 	c.end(end)
@@ -90,7 +95,7 @@ func (c *logCheck) sortDemands() {
 // begin prepares for a segment. Where the one before is missing or broken, the record that names this one says with what
 // the tree goes on; that is signed, and verified when the tree gets there.
 func (c *logCheck) begin(i int) error {
-	c.segment, c.junk = i, nil // what a segment that was given up ends with does not count
+	c.segment, c.junk, c.beyond = i, nil, false
 	number := c.files.numbers[i]
 	missing := i > 0 && number != c.files.numbers[i-1]+1
 	if missing && !c.broken {
@@ -131,6 +136,39 @@ func (c *logCheck) resume() error {
 	return nil
 }
 
+// leave looks at how a segment ends behind which there is another. One that was given up may end in anything, and that does
+// not count; into any other somebody put it.
+func (c *logCheck) leave(t tail) {
+	if c.broken || !c.beyond && c.junk == nil && t.cut == 0 {
+		return
+	}
+	here := place{segment: c.segment, line: 1}
+	if c.last.segment == c.segment {
+		here.line = c.last.line + 1
+	}
+	if c.closed {
+		c.fault(here, "something stands behind the closing record")
+		return
+	}
+	if c.limit == 0 {
+		return // the log's process died before it wrote to the next one
+	}
+	if c.rests == nil {
+		c.rests = make(map[int]Fault)
+	}
+	c.rests[c.files.numbers[c.segment]] = c.at(here, "it was added: no segment behind says that writing to this one had failed")
+}
+
+// forgive takes out of account what the segments end in that were given up.
+func (c *logCheck) forgive(p *Process) {
+	for n := range c.rests {
+		if p.GaveUp > 0 && n >= p.GaveUp && n < p.Segment {
+			c.v.note("log %s: segment %d ends with something that does not count, for writing to it had failed", c.files.id, n)
+			delete(c.rests, n)
+		}
+	}
+}
+
 func (c *logCheck) at(p place, what string) Fault {
 	return Fault{Log: c.files.id, File: filepath.Base(c.files.paths[p.segment]), Line: p.line, Seq: p.seq, What: what}
 }
@@ -143,6 +181,7 @@ func (c *logCheck) fault(p place, what string) {
 // line verifies one line.
 func (c *logCheck) line(ln *line) error {
 	if c.limit != 0 && ln.seq >= c.limit {
+		c.beyond = true
 		return errStop
 	}
 	if err := c.v.step(len(ln.text) + 1); err != nil {
@@ -257,6 +296,9 @@ func (c *logCheck) special(ln *line, here place) {
 	if c.signature(&r, here); c.broken {
 		return
 	}
+	if r.Event == EventLogSegment {
+		c.forgive(r.Process)
+	}
 	c.v.takePrevious(c.files.id, here.seq, r.Previous)
 	if len(r.Removed) > 0 {
 		c.removed = append(c.removed, statement{here.seq, r.Removed})
@@ -354,6 +396,11 @@ func (c *logCheck) end(t tail) {
 	}
 	if c.broken {
 		return
+	}
+	if !c.lost {
+		for _, f := range c.rests {
+			c.v.fault(f)
+		}
 	}
 	for _, d := range c.demands {
 		c.outcome(d, CheckpointBroken)

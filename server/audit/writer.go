@@ -66,6 +66,7 @@ type writer struct {
 	pending [][]byte // lines since the last good sync, to be written again if the disk lost them
 	bytes   int      // of pending
 	again   bool     // a sync failed: pending must be written again before anything else
+	gaveUp  int      // the first segment that was given up, until one that says so is there; 0: none
 	next    *round
 	fault   error     // why the last write or sync failed
 	tried   time.Time // when a fault was last tried to be mended
@@ -144,6 +145,7 @@ func (w *writer) lines(bodies []body) (first uint64, err error) {
 	}
 	if err != nil {
 		if n > 0 && w.file.Truncate(w.size) != nil {
+			w.giveUp(w.segment)
 			w.retire()
 		}
 		return 0, w.fail(err)
@@ -233,11 +235,13 @@ func (w *writer) begin() error {
 	if err != nil {
 		_ = f.Close()
 		if os.Remove(path) != nil {
+			w.giveUp(number)
 			w.segment = number // its name is taken
 		}
 		return err
 	}
 	w.file, w.path, w.size, w.segment, w.again = f, path, int64(len(text)), number, false
+	w.gaveUp = 0
 	if number == 1 {
 		return nil
 	}
@@ -263,7 +267,7 @@ func (w *writer) head(number int) ([][]byte, *Checkpoint, error) {
 		before = &w.synced
 	}
 	b, err := encode(&Record{Time: w.now(), Event: EventLogSegment, Tree: before.state(), Checkpoint: c.Note,
-		Process: &Process{Log: w.id, Segment: number, Gateway: w.cfg.Gateway}})
+		Process: &Process{Log: w.id, Segment: number, GaveUp: w.gaveUp, Gateway: w.cfg.Gateway}})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -299,6 +303,14 @@ func (w *writer) sealed(r *Record) error {
 }
 
 func (w *writer) now() time.Time { return w.cfg.Now().UTC().Truncate(time.Millisecond) }
+
+// giveUp notes that a segment may end in what does not count. The next one says so, or nobody could tell that from what
+// somebody else put there.
+func (w *writer) giveUp(segment int) {
+	if w.gaveUp == 0 || segment < w.gaveUp {
+		w.gaveUp = max(segment, 1)
+	}
+}
 
 // retire ends the current segment; the next round syncs and closes it.
 func (w *writer) retire() {
