@@ -77,6 +77,9 @@ func (s *Server) assembleGateway(ctx context.Context) error {
 		return err
 	}
 	s.roles.Store(table)
+	for _, doubt := range s.cfg.Doubts() {
+		s.log.Warn("the configuration may not do what was meant", "doubt", doubt)
+	}
 	if err := s.assembleAdministration(); err != nil {
 		return err
 	}

@@ -237,3 +237,18 @@ func TestNoPasswordIsShown(t *testing.T) {
 		}
 	}
 }
+
+// An owner by an address that does not count is no owner, and the operator hears of it before they need one.
+func TestRolesThatNobodyHasAreDoubted(t *testing.T) {
+	cfg := Config{
+		Providers: []oidc.ProviderConfig{{Name: "corp", EmailDomains: []string{"corp.example"}}, {Name: "partner"}},
+		Admin: AdminConfig{Roles: []RoleConfig{
+			{Role: "owner", Users: []string{"corp:ada@Corp.Example", "corp:sub:a@b", "corp:*"}, Groups: []string{"corp/admins"}},
+			{Role: "viewer", Users: []string{"partner:eve@corp.example", "bob@other.example"}},
+		}},
+	}
+	doubts := cfg.Doubts()
+	if len(doubts) != 2 || !strings.Contains(doubts[0], `admin.roles[1]: "partner:eve@corp.example" gives nobody the role viewer`) || !strings.Contains(doubts[1], "other.example") {
+		t.Errorf("%q", doubts)
+	}
+}

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/culvert-vpn/culvert/auth"
+	"github.com/culvert-vpn/culvert/auth/oidc"
 	"github.com/culvert-vpn/culvert/server/policy"
 )
 
@@ -34,6 +36,34 @@ func newRoleTable(list []RoleConfig, providers []string) (*roleTable, error) {
 		table.entries = append(table.entries, roleEntry{r.Role, people})
 	}
 	return table, errors.Join(errs...)
+}
+
+// Doubts says what of a valid configuration probably does not do what was meant: an administrator who finds out when they need
+// their role finds out too late.
+func (c *Config) Doubts() []string {
+	var doubts []string
+	for i, r := range c.Admin.Roles {
+		for _, user := range r.Users {
+			provider, address, named := strings.Cut(user, ":")
+			if !named {
+				provider, address = "", user
+			}
+			at := strings.LastIndexByte(address, '@')
+			if at < 0 || strings.HasPrefix(address, "sub:") || c.vouched(provider, address[at+1:]) {
+				continue
+			}
+			doubts = append(doubts, fmt.Sprintf("admin.roles[%d]: %q gives nobody the role %s: no provider's email_domains has %s, so its addresses do not count",
+				i, user, r.Role, address[at+1:]))
+		}
+	}
+	return doubts
+}
+
+// vouched reports whether addresses of a domain count, at one provider or at any.
+func (c *Config) vouched(provider, domain string) bool {
+	return slices.ContainsFunc(c.Providers, func(p oidc.ProviderConfig) bool {
+		return (provider == "" || p.Name == provider) && slices.ContainsFunc(p.EmailDomains, func(d string) bool { return strings.EqualFold(d, domain) })
+	})
 }
 
 // of returns somebody's roles, each once; none for almost everybody.

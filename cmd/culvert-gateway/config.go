@@ -38,7 +38,11 @@ func (p *program) configCheck() error {
 		err = server.CheckFiles(cfg)
 	}
 	if err == nil {
-		return p.print(map[string]any{"ok": true, "config": p.config}, p.config+": ok\n")
+		doubts, text := append([]string{}, cfg.Doubts()...), ""
+		for _, doubt := range doubts {
+			text += "warning: " + doubt + "\n"
+		}
+		return p.print(map[string]any{"ok": true, "config": p.config, "warnings": doubts}, text+p.config+": ok\n")
 	}
 	if p.json {
 		if err := p.print(map[string]any{"ok": false, "config": p.config, "errors": lines(err)}, ""); err != nil {
