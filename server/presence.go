@@ -105,6 +105,9 @@ func (p *presence) tell(ctx context.Context) error {
 // policy.
 func (p *presence) live(ctx context.Context, due bool) error {
 	if !p.cleared {
+		if err := p.namesake(ctx); err != nil {
+			return err
+		}
 		if err := p.store.ClearLive(ctx, p.self.ID); err != nil {
 			return err
 		}
@@ -120,6 +123,26 @@ func (p *presence) live(ctx context.Context, due bool) error {
 		return err
 	}
 	p.said = self.PolicyDigest
+	return nil
+}
+
+// namesake sounds an alarm when another machine was this gateway a moment ago: two with one id overwrite what the other tells, and the
+// audit index has the records of one of them. It may also be one that died and came back elsewhere, so it is no reason not to start.
+func (p *presence) namesake(ctx context.Context) error {
+	gateways, err := p.store.Gateways(ctx)
+	if err != nil {
+		return err
+	}
+	clock, err := p.store.Now(ctx)
+	if err != nil {
+		return err
+	}
+	for _, g := range gateways {
+		if ago := clock.Sub(g.LastSeen); g.ID == p.self.ID && g.Address != p.self.Address && ago < store.GatewayAlive {
+			p.log.Error("another gateway with this one's id was there a moment ago; two must not have the same id: give one of them another (ca csr --gateway-id)",
+				"id", g.ID, "other", g.Address, "this", p.self.Address, "seen", ago.Round(time.Second))
+		}
+	}
 	return nil
 }
 

@@ -1,7 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,5 +103,32 @@ func TestStoppedGatewayLeaves(t *testing.T) {
 	<-ended
 	if n := count(); n != 0 {
 		t.Errorf("%d gateways on the list", n)
+	}
+}
+
+// Two gateways with one id are an alarm; one that starts again is none.
+func TestTwoGatewaysWithOneID(t *testing.T) {
+	i := newInstallation(t, nil)
+	db, err := store.Open(t.Context(), i.cfg.databaseURL(), store.Options{TrustDomain: "corp.example", Logger: testenv.Logger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	start := func(address string) string {
+		var log bytes.Buffer
+		p := &presence{
+			store: db, registry: session.New(session.Config{}), self: store.Gateway{ID: "gw1", Address: address, Started: time.Now()},
+			log: slog.New(slog.NewTextHandler(&log, nil)), now: time.Now, digest: func() string { return "sha256:1" }, told: make(map[uint64]session.Info),
+		}
+		if err := p.tell(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return log.String()
+	}
+	if said := start("10.0.0.1:443 (a)") + start("10.0.0.1:443 (a)"); said != "" {
+		t.Errorf("a start and a restart: %s", said)
+	}
+	if said := start("10.0.0.2:443 (b)"); !strings.Contains(said, "two must not have the same id") || !strings.Contains(said, "10.0.0.1:443 (a)") {
+		t.Errorf("a second one: %q", said)
 	}
 }
