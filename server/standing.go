@@ -251,6 +251,8 @@ func (v *standing) refresh(ctx context.Context) error {
 	for _, id := range list {
 		next.ended[id] = true
 	}
+	// First for those who come while the database is away again: who is not held against it is live already, and cut.
+	v.learn(next)
 	if err := v.cut(ctx, next); err != nil {
 		return err
 	}
@@ -259,6 +261,13 @@ func (v *standing) refresh(ctx context.Context) error {
 	next.read = v.now()
 	v.view = next
 	return nil
+}
+
+// learn puts what the database said into the view, whose age and number stay until it is in force.
+func (v *standing) learn(next view) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.view.locks, v.view.ended = next.locks, next.ended
 }
 
 // unchanged reports whether the view is the database's still, and notes that it was now.
