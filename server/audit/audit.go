@@ -105,6 +105,12 @@ func (e Event) repeats() bool {
 // closes reports events that are kept and written later when the disk is full.
 func (e Event) closes() bool { return e == EventStreamClose || e == EventSessionClose }
 
+// widens reports events by which an administrator lets people do more. None of them happens unrecorded, whatever is configured
+// for streams: who has such a role, and waits for a full disk, would leave no trace.
+func (e Event) widens() bool {
+	return e == EventPolicyChanged || e == EventPolicyRolledBack || e == EventRequestApproved || e == EventLockRemoved
+}
+
 // A Record is one event. Append fills Seq and, where they are empty, Time, Reference (of refusals) and
 // Stream (of openings). Empty fields are not written.
 type Record struct {

@@ -42,7 +42,8 @@ type Config struct {
 
 	// OnFailure says what happens while records cannot be written: with [Refuse], the default, Append fails, and its
 	// callers open nothing new. With [Continue] it does not, and records wait in memory for the disk; those that
-	// find no room there are lost, and counted.
+	// find no room there are lost, and counted. What lets people do more (policy.changed, policy.rolled_back,
+	// request.approved, lock.removed) fails in any case.
 	OnFailure OnFailure
 	// Queue is how many records may wait for the disk. Beyond it Append fails with ErrBusy. Default 16,384.
 	Queue int

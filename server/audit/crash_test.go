@@ -128,6 +128,30 @@ func TestAClockThatGoesBack(t *testing.T) {
 	}
 }
 
+// Class: an administrator waits until the disk is full. Streams may go on unrecorded where that is configured; what lets people do
+// more does not.
+func TestThreatUnrecordedAdministration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, broken := range []struct{ write, sync error }{{write: syscall.ENOSPC}, {sync: syscall.EIO}} {
+			fs := &faults{}
+			l := open(t, Config{Dir: t.TempDir(), OnFailure: Continue, fs: faultFS{fs}})
+			fs.set(func(f *faults) { f.write, f.sync = broken.write, broken.sync })
+			for _, e := range []Event{EventPolicyChanged, EventPolicyRolledBack, EventRequestApproved, EventLockRemoved} {
+				if receipt, err := l.Append(t.Context(), Record{Event: e}); err == nil {
+					t.Errorf("%s: %+v", e, receipt)
+				}
+			}
+			// What takes something away goes on.
+			for _, e := range []Event{EventLockAdded, EventSessionEnded, EventRequestEnded} {
+				mustAppend(t, l, Record{Event: e})
+			}
+			fs.set(func(f *faults) { f.write, f.sync = nil, nil })
+			time.Sleep(5 * time.Second)
+			l.Close()
+		}
+	})
+}
+
 // on_failure: continue. Records that cannot be written wait in memory, and it is said all the time.
 func TestContinueUnrecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -203,24 +203,27 @@ func (l *Log) outcome(ctx context.Context, e Event, text body, receipt Receipt, 
 		return receipt, nil
 	}
 	signal(l.urgent)
-	if err := l.await(ctx, t.batch.round); err != nil && l.cfg.OnFailure == Refuse {
+	if err := l.await(ctx, t.batch.round); err != nil && !l.goesOn(e) {
 		return Receipt{}, err
 	}
 	return receipt, nil
 }
 
+// goesOn reports whether what is in a record happens although that could not be written.
+func (l *Log) goesOn(e Event) bool { return l.cfg.OnFailure == Continue && !e.widens() }
+
 // notWritten keeps a closing record for later, and with Continue any: what was opened in the record must end there too.
 func (l *Log) notWritten(e Event, text body, receipt Receipt, err error) (Receipt, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if e.closes() || l.cfg.OnFailure == Continue {
+	if e.closes() || l.goesOn(e) {
 		if len(l.backlog) < maxBacklog {
 			l.backlog = append(l.backlog, text)
 		} else {
 			l.lost, l.allLost = l.lost+1, l.allLost+1
 		}
 	}
-	if l.cfg.OnFailure == Continue {
+	if l.goesOn(e) {
 		l.shoutLocked(err)
 		return receipt, nil
 	}
