@@ -202,7 +202,7 @@ func (x *stream) check(at netip.AddrPort) error {
 	x.mu.Lock()
 	d := x.decision
 	x.mu.Unlock()
-	if d = x.l.g.cfg.Policy().DecideAddr(x.l.whom().policy, x.ask(true), d, at); !d.Allowed {
+	if d = x.l.g.cfg.Policy().DecideAddr(x.l.whom().policy, x.ask(false), d, at); !d.Allowed {
 		return &denial{decision: d}
 	}
 	if x.record != "" {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 // is walked through.
 const (
 	maxWhen       = 4096    // bytes of one condition
+	maxWhens      = 1 << 20 // bytes of all conditions of a file that differ
 	maxStaticCost = 500_000 // of a condition, with the largest people and devices that are to be expected
 	maxCost       = 100_000 // of one evaluation; some milliseconds
 	maxSpent      = 500_000 // of all evaluations for one decision
@@ -61,6 +63,7 @@ type result struct {
 type environment struct {
 	env   *cel.Env
 	known map[string]*condition // by text: policies repeat themselves
+	read  int                   // bytes of those that were compiled
 }
 
 func newEnvironment() (*environment, error) {
@@ -85,6 +88,9 @@ func newEnvironment() (*environment, error) {
 func (e *environment) compile(text string) (*condition, []celFault) {
 	if c := e.known[text]; c != nil {
 		return c, nil
+	}
+	if e.read += len(text); e.read > maxWhens {
+		return nil, []celFault{{0, fmt.Sprintf("the conditions have more than %d bytes, equal ones counted once", maxWhens)}}
 	}
 	checked, faults := e.check(text)
 	if len(faults) > 0 {

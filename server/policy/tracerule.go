@@ -173,6 +173,9 @@ func userSentence(r *Rule, sub *Subject) string {
 	return "you are " + clean(short(sub.id.Provider+":sub:"+sub.id.Subject, 96))
 }
 
+// maxTraced is what all conditions of an explanation may cost. Those that come after it are not asked.
+const maxTraced = 20 * maxSpent
+
 // traceWhen asks every operand of a condition: those that are false fail it, and so do, for an allow, those that cannot
 // be decided. A deny holds with those, unless another one is false.
 func (t *tracer) traceWhen(out *RuleTrace, c *condition, svc int32) {
@@ -184,7 +187,12 @@ func (t *tracer) traceWhen(out *RuleTrace, c *condition, svc int32) {
 	var no, doubt []Criterion
 	for i := range c.parts {
 		p := &c.parts[i]
-		switch r := p.eval(a, a.unknown()); {
+		r := result{holds: Unknown, why: ConditionCost}
+		if t.q.spent <= maxTraced {
+			r = p.eval(a, a.unknown())
+			t.q.spent += r.cost
+		}
+		switch {
 		case r.holds == No:
 			no = append(no, Criterion{criterionWhen, "when: " + texts[i] + " is false" + valuesOf(a, p.facts)})
 		case r.holds == Unknown:
