@@ -175,9 +175,9 @@ func (a *administration) person(conn net.Conn) callerFunc {
 		return nil
 	}
 	return func() admin.Caller {
-		id := person.peer.Current()
+		id, serial := person.peer.Current()
 		return admin.Caller{
-			Identity: *id, Serial: person.peer.Serial, Roles: a.roles(id), Via: admin.ViaTunnel, Remote: person.peer.Remote.String(),
+			Identity: *id, Serial: serial, Roles: a.roles(id), Via: admin.ViaTunnel, Remote: person.peer.Remote.String(),
 		}
 	}
 }

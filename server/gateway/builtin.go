@@ -35,8 +35,8 @@ type Peer struct {
 	Serial   auth.Serial
 	Remote   netip.AddrPort
 	Session  auth.SessionID
-	// Current is the identity as of now, by the latest renewed certificate; read-only.
-	Current func() *auth.Identity
+	// Current is the identity, which is read-only, and the certificate's serial number as of now: by the latest renewal.
+	Current func() (*auth.Identity, auth.Serial)
 }
 
 const (
@@ -109,7 +109,9 @@ func (x *stream) serveBuiltIn() {
 	stop := context.AfterFunc(ctx, func() { st.Abort(context.Cause(ctx)) })
 	conn := &builtInConn{Conn: st, st: st, meter: &x.meter}
 	who := x.l.session.Identity()
-	x.inside.Serve(ctx, conn, Peer{Identity: *who, Serial: x.l.session.Serial(), Remote: x.l.remote, Session: who.Session, Current: x.l.session.Identity})
+	x.inside.Serve(ctx, conn, Peer{Identity: *who, Serial: x.l.session.Serial(), Remote: x.l.remote, Session: who.Session, Current: func() (*auth.Identity, auth.Serial) {
+		return x.l.session.Identity(), x.l.session.Serial()
+	}})
 	_ = conn.Close()
 	stop()
 	x.auditClosing(conn.result())
