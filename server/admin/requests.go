@@ -27,19 +27,29 @@ func requestOf(r store.Request) adminapi.Request {
 
 func requestPlace(r store.Request) place { return newest(r.Created, r.ID) }
 
+// requests lists all to who has a role, and to the policy's approvers what they may decide. Those learn nothing of people who did not
+// ask them: a name is held against the requests they see, and not against everybody known.
 func (a *API) requests(ctx context.Context, c *call, q adminapi.RequestQuery) (*adminapi.Page[adminapi.Request], error) {
-	user, err := a.optionalUser(ctx, q.User)
+	filter, viewer := store.RequestFilter{State: store.RequestState(q.State)}, c.caller.Roles.Permit(adminapi.RoleViewer)
+	if viewer {
+		var err error
+		if filter.User, err = a.optionalUser(ctx, q.User); err != nil {
+			return nil, err
+		}
+	}
+	list, err := a.Requests.Requests(ctx, filter, maxRequests)
 	if err != nil {
 		return nil, err
 	}
-	list, err := a.Requests.Requests(ctx, store.RequestFilter{State: store.RequestState(q.State), User: user}, maxRequests)
-	if err != nil {
-		return nil, err
-	}
-	if !c.caller.Roles.Permit(adminapi.RoleViewer) {
-		list = slices.DeleteFunc(list, func(r store.Request) bool { return !a.approves(&c.caller, r.Service) })
+	if !viewer {
+		list = slices.DeleteFunc(list, func(r store.Request) bool { return !a.approves(&c.caller, r.Service) || q.User != "" && !isFrom(r, q.User) })
 	}
 	return pageFrom(list, q.List, requestOf, requestPlace)
+}
+
+// isFrom reports whether text names the one who made a request, by id or address.
+func isFrom(r store.Request, text string) bool {
+	return text == string(r.User) || r.Email != "" && (strings.EqualFold(text, r.Email) || strings.EqualFold(text, r.Provider+":"+r.Email))
 }
 
 // theRequest gets the request that the path names, if the caller may see it: with a role all, else those that the policy

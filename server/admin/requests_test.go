@@ -206,6 +206,27 @@ func TestApproverByThePolicy(t *testing.T) {
 	}
 }
 
+// An approver by the policy has no role, and learns of nobody but those who ask.
+func TestThreatApproverLooksPeopleUp(t *testing.T) {
+	w := newWorld(t)
+	w.login(identity("corp", "bob"))
+	w.login(identity("partner", "bob"))
+	id := w.ask(identity("corp", "ada"), "db", time.Hour)
+	c := w.as(person("it", []string{"it"}))
+	for _, nobody := range []string{"bob@corp.example", "corp:bob@corp.example", "nobody@corp.example", "corp:sub:bob"} {
+		page := must[*adminapi.Page[adminapi.Request]](t)(c.Requests(t.Context(), adminapi.RequestQuery{User: nobody}))
+		if len(page.Items) != 0 {
+			t.Errorf("%s: %+v", nobody, page.Items)
+		}
+	}
+	for _, ada := range []string{"ada@corp.example", "corp:ADA@corp.example", string(identity("corp", "ada").UserID())} {
+		page := must[*adminapi.Page[adminapi.Request]](t)(c.Requests(t.Context(), adminapi.RequestQuery{User: ada}))
+		if len(page.Items) != 1 || page.Items[0].ID != id {
+			t.Errorf("%s: %+v", ada, page.Items)
+		}
+	}
+}
+
 // Nobody fills the list of requests, or the audit log with them.
 func TestThreatRequestFlood(t *testing.T) {
 	w := newWorld(t)
