@@ -42,7 +42,9 @@ func (a *API) requests(ctx context.Context, c *call, q adminapi.RequestQuery) (*
 		return nil, err
 	}
 	if !viewer {
-		list = slices.DeleteFunc(list, func(r store.Request) bool { return !a.approves(&c.caller, r.Service) || q.User != "" && !isFrom(r, q.User) })
+		list = slices.DeleteFunc(list, func(r store.Request) bool {
+			return !a.approves(&c.caller, r.Service) || q.User != "" && !isFrom(r, q.User)
+		})
 	}
 	return pageFrom(list, q.List, requestOf, requestPlace)
 }
