@@ -42,6 +42,7 @@ var floors = map[string]int{
 	"client/forward":                 1,
 	"client/httpproxy":               1,
 	"client/keyring":                 1,
+	"client/posture":                 1,
 	"client/status":                  1,
 	"client/socks5":                  1,
 	"internal/adminapi":              1,
