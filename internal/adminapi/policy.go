@@ -91,7 +91,7 @@ type DiffResult struct {
 	Difference Difference `json:"difference"`
 	Preview    *Preview   `json:"preview,omitempty" doc:"Absent when no time was asked for."`
 	Warnings   []Fault    `json:"warnings,omitempty"`
-	UsersCut   bool       `json:"users_cut,omitempty" doc:"More people have been seen than the difference was worked out for."`
+	UsersCut   bool       `json:"users_cut,omitempty" doc:"The difference is not worked out for everybody: more people have been seen, or they gain and lose more, than are listed."`
 }
 
 // Difference compares two policies by what they mean: order and comments do not matter.

@@ -59,7 +59,9 @@ func (c *ctl) diff(ctx context.Context, api *adminapi.Client, name string, req a
 	}
 	var b strings.Builder
 	faults(&b, name, "warning: ", r.Warnings)
-	if same(r.Difference) {
+	if r.UsersCut {
+		b.WriteString("warning: this is not all: more people have been seen, or they gain and lose more, than are listed\n")
+	} else if same(r.Difference) {
 		b.WriteString("no difference in meaning\n")
 	}
 	difference(&b, r.Difference)

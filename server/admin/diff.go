@@ -33,8 +33,9 @@ func (a *API) policyDiff(ctx context.Context, c *call, m adminapi.PolicyDiff) (*
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	out := &lines{w: c.w, cancel: cancel}
+	diff := policy.Diff(old, set, known, a.Now())
 	result := &adminapi.DiffResult{
-		To: set.Version(), Difference: differenceOf(policy.Diff(old, set, known, a.Now())), UsersCut: cut,
+		To: set.Version(), Difference: differenceOf(diff), UsersCut: cut || diff.Cut,
 		Warnings: faultsOf(errors.Join(set.Document().Warnings...)),
 	}
 	if old != nil {

@@ -200,12 +200,12 @@ func (e *expander) expand(refs []Ref) [][]int32 {
 	return lists
 }
 
-// maxConditional bounds how often rules that need more than their subjects name services, all of them together and with tags and "*"
-// written out. Whom all of these rules match has them in memory.
-const maxConditional = 20_000_000
+// maxNamed bounds how often rules name services, all of them together and with tags and "*" written out: that is what views and differences
+// are made of.
+const maxNamed = 20_000_000
 
 func (s *Set) indexRules() error {
-	e, conditional := s.expander, 0
+	e, named := s.expander, 0
 	s.rules = make([]rule, len(s.doc.Rules))
 	for i, r := range s.doc.Rules {
 		s.rules[i] = rule{
@@ -218,11 +218,8 @@ func (s *Set) indexRules() error {
 		if r.Reason == "" {
 			s.rules[i].reason = "the rule " + quote(r.Name) + " denies it"
 		}
-		if is := &s.rules[i]; !is.plain() {
-			conditional += size(is.allow) + size(is.deny)
-		}
-		if conditional > maxConditional {
-			return errorAt(s.doc.File, r.Pos, "the rules with conditions, times or fresh logins name services more than %d times, up to here", maxConditional)
+		if named += size(s.rules[i].allow) + size(s.rules[i].deny); named > maxNamed {
+			return errorAt(s.doc.File, r.Pos, "up to here, the rules name services more than %d times, with tags and \"*\" written out", maxNamed)
 		}
 	}
 	return nil

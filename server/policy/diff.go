@@ -22,6 +22,8 @@ type Difference struct {
 	Groups []SubjectChange `json:"groups"`
 	// Users are the known people, with all their groups, by name.
 	Users []SubjectChange `json:"users"`
+	// Cut says that subjects are missing, because they gain and lose more than is worked out, or listed, of one difference.
+	Cut bool `json:"cut,omitempty"`
 }
 
 // Change is the kind of a difference.
@@ -95,12 +97,22 @@ func Diff(old, new *Set, known []*Subject, now time.Time) Difference {
 		now = time.Now()
 	}
 	d := newDiffer(old, new, now)
-	return Difference{
+	is := Difference{
 		Old: versionOf(old), New: versionOf(new),
 		Services: d.services(), Rules: d.rules(),
 		Groups: d.named(), Users: d.users(known),
 	}
+	is.Cut = d.full()
+	return is
 }
+
+// Bounds of a difference: grants that are worked out, and those that are listed. A file of a few hundred kilobytes can make a hundred million.
+const (
+	maxCompared = 20_000_000
+	maxChanges  = 500_000
+)
+
+func (d *differ) full() bool { return d.compared > maxCompared || d.listed > maxChanges }
 
 func versionOf(s *Set) string {
 	if s == nil {
@@ -114,6 +126,8 @@ type differ struct {
 	old, new side
 	several  bool   // more than one provider
 	provider string // the only one, if known
+
+	compared, listed int // grants so far
 }
 
 func newDiffer(old, new *Set, now time.Time) *differ {

@@ -262,7 +262,7 @@ func TestDiffWithItselfIsEmpty(t *testing.T) {
 			t.Fatal(err, err2)
 		}
 		if d := Diff(one, two, []*Subject{NewSubject(drawIdentity(t), Device{})}, diffNow); !isEmpty(d) {
-			t.Fatalf("%s\n%s", d, text)
+			t.Fatalf("%s\n%s", diffText(d), text)
 		}
 	})
 }

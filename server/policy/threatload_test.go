@@ -64,6 +64,25 @@ func TestThreatPolicyThatIsWorkToLoad(t *testing.T) {
 	}
 }
 
+// Class: verification burns CPU. What a small file changes for many groups is cut at a length, and says so.
+func TestThreatPolicyThatChangesALot(t *testing.T) {
+	services := "version: 1\nservices:\n" + numbered(8000, "  s%d: {address: 'x:1'}\n") + "rules:\n"
+	grown := mustLoad(t, services+numbered(2000, "  - {name: r%[1]d, subjects: {groups: [g%[1]d]}, allow: ['*']}\n"), "corp")
+	began := time.Now()
+	d := Diff(mustLoad(t, services+" []\n", "corp"), grown, []*Subject{sub("a@b.c", "g1")()}, began)
+	listed := 0
+	for _, g := range append(d.Groups, d.Users...) {
+		listed += len(g.Grants)
+	}
+	if took := time.Since(began); took > longest || listed > maxChanges+MaxServices || !d.Cut {
+		t.Errorf("%d changes in %s, cut: %v", listed, took, d.Cut)
+	}
+	few := mustLoad(t, services+numbered(10, "  - {name: r%[1]d, subjects: {groups: [g%[1]d]}, allow: ['*']}\n"), "corp")
+	if d := Diff(mustLoad(t, services+" []\n", "corp"), few, nil, began); d.Cut || len(d.Groups) != 10 {
+		t.Errorf("%d groups, cut: %v", len(d.Groups), d.Cut)
+	}
+}
+
 // Class: verification burns CPU. However many rules have conditions that take long, one decision does not; what is not asked any more
 // counts against the person.
 func TestThreatManyCostlyConditions(t *testing.T) {
