@@ -78,6 +78,8 @@ type Client struct {
 	renewals chan struct{} // a renewal is wanted now
 	demands  chan struct{} // a stream is wanted
 	stepUps  chan struct{} // a gateway asked for a fresh login
+	// newcomers and looks are for keepDeviceTold: there is a new lane; a fact of the device may have changed.
+	newcomers, looks chan struct{}
 
 	renewing sync.Mutex // one renewal at a time in this process
 
@@ -104,6 +106,7 @@ type Client struct {
 	refused   refusal            // why a session is not renewed any more
 	outdated  auth.Serial        // a certificate that a gateway called expired
 	doubted   time.Time          // when a gateway last did so in its answer to a stream; monotonic
+	device    device             // as it was read last
 }
 
 // counters are the bytes and streams of a lane.
@@ -125,9 +128,10 @@ func newClient(cfg Config, creds credentials, connect connectFunc) *Client {
 		cfg: cfg, log: cfg.Logger, creds: creds, connect: connect,
 		started: cfg.Now(), since: cfg.Now(),
 		reloads: make(chan struct{}, 1), renewals: make(chan struct{}, 1), demands: make(chan struct{}, 1),
-		stepUps: make(chan struct{}, 1),
+		stepUps: make(chan struct{}, 1), newcomers: make(chan struct{}, 1), looks: make(chan struct{}, 1),
 		changed: make(chan struct{}),
 		state:   verdict{state: status.Stopped},
+		device:  cfg.atOnce(),
 	}
 }
 
@@ -267,8 +271,12 @@ func (c *Client) open(ctx context.Context, target wire.Target, opts OpenOptions)
 		if err != nil {
 			return nil, err
 		}
+		if !target.BuiltIn() {
+			lane.settle(ctx)
+		}
 		stream, err := lane.session.Open(ctx, target, opts)
 		if err == nil || try == 2 || !c.mayRetry(ctx, lane, err) {
+			c.deniedHere(err)
 			return stream, err
 		}
 	}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/http"
@@ -31,6 +32,9 @@ type Config struct {
 	Now func() time.Time
 	// Version is what the gateway is told. Default: this build's.
 	Version string
+	// Posture reads what this device says of itself, in the background; it may take a second, and returns early when ctx ends. The
+	// result is not changed any more. Default: client/posture's.
+	Posture func(ctx context.Context) map[string]string
 }
 
 func (cfg Config) withDefaults() Config {
@@ -48,6 +52,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Version == "" {
 		cfg.Version = buildinfo.Version()
+	}
+	if cfg.Posture == nil {
+		cfg.Posture = cfg.readDevice
 	}
 	return cfg
 }

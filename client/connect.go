@@ -43,7 +43,7 @@ func (n *network) connect(ctx context.Context, login *Login, ev events) (session
 	}
 	s, err := tunnel.Client(ctx, raw, conf, tunnel.ClientConfig{
 		Hello: wire.Hello{Versions: []int{wire.ProtocolVersion}, Client: n.cfg.Version, OS: runtime.GOOS, Arch: runtime.GOARCH,
-			Session: string(login.Session()), Posture: n.cfg.posture(), StepUp: n.cfg.Prompt != nil},
+			Session: string(login.Session()), Posture: ev.device(), StepUp: n.cfg.Prompt != nil},
 		Logger:     n.cfg.Logger,
 		OnServices: ev.onServices,
 		OnDraining: ev.onDraining,
@@ -54,11 +54,6 @@ func (n *network) connect(ctx context.Context, login *Login, ev events) (session
 	}
 	n.pin(ctx, login, s.Welcome().Roots)
 	return &liveSession{s, func(ctx context.Context, roots [][]byte) { n.pin(ctx, login, roots) }}, nil
-}
-
-// posture is what this device says of itself, for conditions of the policy. Nothing of it is proven.
-func (cfg Config) posture() map[string]string {
-	return map[string]string{"os": runtime.GOOS, "arch": runtime.GOARCH, "client_version": wire.CleanText(cfg.Version)}
 }
 
 // pin takes roots that a gateway announced over the tunnel, whose own roots it

@@ -6,8 +6,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"maps"
 	"math/big"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -143,6 +145,7 @@ type fakeGateway struct {
 	sessions []*fakeSession
 	attempts int
 	admit    func(*Login) error
+	mute     bool // sessions do not answer what they are told of the device
 }
 
 func (g *fakeGateway) connect(_ context.Context, login *Login, ev events) (session, error) {
@@ -157,12 +160,17 @@ func (g *fakeGateway) connect(_ context.Context, login *Login, ev events) (sessi
 			return nil, err
 		}
 	}
-	s := &fakeSession{ev: ev, done: make(chan struct{}), welcome: wire.Welcome{Gateway: "gw-1", ServerTime: time.Now().Add(g.clock)},
-		login: login, answers: true}
+	s := &fakeSession{ev: ev, hello: ev.device(), done: make(chan struct{}), welcome: wire.Welcome{Gateway: "gw-1", ServerTime: time.Now().Add(g.clock)},
+		login: login, answers: true, mute: g.mute}
 	g.sessions = append(g.sessions, s)
-	ev.onServices(wire.Services{Services: []wire.Service{{Name: "wiki", Kind: wire.KindTCP, Allowed: true}}})
+	ev.onServices(wikiOnly)
 	return s, nil
 }
+
+// roundTripTime is to a fake gateway and back.
+const roundTripTime = 3 * time.Millisecond
+
+var wikiOnly = wire.Services{Services: []wire.Service{{Name: "wiki", Kind: wire.KindTCP, Allowed: true}}}
 
 func (g *fakeGateway) setDown(err error) {
 	g.mu.Lock()
@@ -203,8 +211,11 @@ type fakeSession struct {
 	opened   uint64
 	answers  bool // to pings
 	renewed  [][][]byte
-	declined []string // refusals of a fresh login
-	refusals []error  // of Open, one after the other
+	declined []string            // refusals of a fresh login
+	hello    map[string]string   // what Hello said of the device
+	told     []map[string]string // and later messages
+	mute     bool
+	refusals []error // of Open, one after the other
 }
 
 func (s *fakeSession) end(err error) {
@@ -249,6 +260,27 @@ func (s *fakeSession) SendStepUp(m wire.StepUp) error {
 	defer s.mu.Unlock()
 	s.declined = append(s.declined, m.Refusal)
 	return nil
+}
+
+// SendPosture answers as gateways do: by a new list of services, which the caller may not wait for.
+func (s *fakeSession) SendPosture(facts map[string]string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told = append(s.told, facts)
+	if !s.mute {
+		go func() {
+			time.Sleep(roundTripTime)
+			s.ev.onServices(wikiOnly)
+		}()
+	}
+	return nil
+}
+
+// postures are what was told after Hello.
+func (s *fakeSession) postures() []map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.told)
 }
 
 func (s *fakeSession) renewals() int {
@@ -325,8 +357,43 @@ type bench struct {
 	creds   *fakeCreds
 	gateway *fakeGateway
 
-	mu     sync.Mutex
-	offset time.Duration // of the wall clock
+	mu       sync.Mutex
+	offset   time.Duration // of the wall clock
+	facts    map[string]string
+	takes    time.Duration // a reading of the device
+	readings int
+}
+
+// posture stands for the device.
+func (b *bench) posture(ctx context.Context) map[string]string {
+	b.mu.Lock()
+	b.readings++
+	facts, takes := maps.Clone(b.facts), b.takes
+	b.mu.Unlock()
+	timer := time.NewTimer(takes)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return facts
+}
+
+// is changes the device: keys and values in turn, of which an empty value takes the fact away.
+func (b *bench) is(facts ...string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := 0; i < len(facts); i += 2 {
+		if b.facts[facts[i]] = facts[i+1]; facts[i+1] == "" {
+			delete(b.facts, facts[i])
+		}
+	}
+}
+
+func (b *bench) read() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.readings
 }
 
 func (b *bench) now() time.Time {
@@ -351,7 +418,8 @@ func inBubble(t *testing.T, f func(t *testing.T, b *bench)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t, creds: &fakeCreds{}, gateway: &fakeGateway{}}
 		b.creds.login = fakeLogin("ada", testSession, b.now(), time.Hour, 12*time.Hour)
-		cfg := Config{Logger: log, Now: b.now}.withDefaults()
+		b.facts = Config{Version: "1.4.0"}.atOnce().facts
+		cfg := Config{Logger: log, Now: b.now, Version: "1.4.0", Posture: b.posture}.withDefaults()
 		b.c = newClient(cfg, b.creds, b.gateway.connect)
 		b.c.profile = "default"
 		defer b.c.Down()

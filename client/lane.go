@@ -33,6 +33,7 @@ type lane struct {
 	begun    time.Time          // monotonic
 	draining chan wire.Draining // gets one value when the gateway drains
 	listed   chan struct{}      // closed when services came
+	settled  chan struct{}      // closed when the gateway knows the device as it was read
 
 	mu       sync.Mutex
 	login    *Login      // whose certificate the gateway knows
@@ -40,10 +41,15 @@ type lane struct {
 	services []wire.Service
 	gotList  bool
 	rtt      time.Duration
+	told     map[string]string // what the gateway heard of the device
+	asked    bool              // it was told after Hello; the next services are decided by that
+	calm     bool              // settled is closed
+	settleBy time.Time         // when nothing waits for settled any more; monotonic
 }
 
 func newLane(c *Client, login *Login) *lane {
-	return &lane{client: c, login: login, begun: time.Now(), draining: make(chan wire.Draining, 1), listed: make(chan struct{})}
+	return &lane{client: c, login: login, begun: time.Now(), draining: make(chan wire.Draining, 1),
+		listed: make(chan struct{}), settled: make(chan struct{})}
 }
 
 // onServices implements events.
@@ -54,6 +60,9 @@ func (l *lane) onServices(s wire.Services) {
 	if !l.gotList {
 		l.gotList = true
 		close(l.listed)
+	}
+	if l.asked {
+		l.settleLocked()
 	}
 	l.mu.Unlock()
 	if len(refused) > 0 {

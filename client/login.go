@@ -68,6 +68,8 @@ type session interface {
 	Open(ctx context.Context, target wire.Target, opts OpenOptions) (Stream, error)
 	Renew(ctx context.Context, chain [][]byte) (wire.Renewed, error)
 	SendStepUp(m wire.StepUp) error
+	// SendPosture tells the gateway what the device says of itself from now on. It does not wait.
+	SendPosture(facts map[string]string) error
 	Ping(ctx context.Context) (time.Duration, error)
 	Welcome() wire.Welcome
 	Counters() counters
@@ -78,11 +80,13 @@ type session interface {
 	Close(why wire.Termination)
 }
 
-// events is what a session reports by itself. Its methods do not block.
+// events is what a session reports by itself, and asks at its beginning. Its methods do not block.
 type events interface {
 	onServices(wire.Services)
 	onDraining(wire.Draining)
 	onStepUp(wire.StepUp)
+	// device is asked once, for what Hello says of this device.
+	device() map[string]string
 }
 
 // connectFunc makes a session. An error may be a *wire.Termination.
@@ -96,5 +100,5 @@ func userOf(l *Login) status.User {
 
 func sessionOf(l *Login) status.Session {
 	return status.Session{ID: string(l.Session()), Serial: string(l.Serial()), NotAfter: l.Leaf.NotAfter, Deadline: l.Deadline,
-		NoRenewal: l.NoRenewal}
+		AuthTime: l.Identity.AuthTime, NoRenewal: l.NoRenewal}
 }

@@ -118,16 +118,31 @@ func (g *loopbackGateway) serve(conn net.Conn, conf *tls.Config) {
 		_ = conn.Close()
 		return
 	}
-	s, err := tunnel.Server(ctx, sock, tc, tunnel.ServerConfig{Admit: func(wire.Hello) (wire.Welcome, error) {
-		return wire.Welcome{Session: "s", Gateway: "gw-1", Roots: g.authority.RootsDER()}, nil
-	}})
+	told := make(chan struct{}, 1)
+	s, err := tunnel.Server(ctx, sock, tc, tunnel.ServerConfig{
+		Admit: func(wire.Hello) (wire.Welcome, error) {
+			return wire.Welcome{Session: "s", Gateway: "gw-1", Roots: g.authority.RootsDER()}, nil
+		},
+		OnPosture: func(map[string]string) { poke(told) },
+	})
 	if err != nil {
 		return
 	}
 	g.mu.Lock()
 	g.sessions = append(g.sessions, s)
 	g.mu.Unlock()
-	_ = s.SendServices(wire.Services{Services: []wire.Service{{Name: "echo", Kind: wire.KindTCP, Allowed: true}}})
+	services := wire.Services{Services: []wire.Service{{Name: "echo", Kind: wire.KindTCP, Allowed: true}}}
+	_ = s.SendServices(services)
+	g.wg.Go(func() {
+		for {
+			select {
+			case <-told:
+				_ = s.SendServices(services)
+			case <-s.Done():
+				return
+			}
+		}
+	})
 	for {
 		request, err := s.Accept(context.Background())
 		if err != nil {

@@ -54,6 +54,7 @@ func (c *Client) run(ctx context.Context) {
 	var workers sync.WaitGroup
 	workers.Go(func() { c.keepRenewed(ctx) })
 	workers.Go(func() { c.keepSteppedUp(ctx) })
+	workers.Go(func() { c.keepDeviceTold(ctx) })
 	c.supervise(ctx, &workers)
 	workers.Wait()
 	c.update(func() {
@@ -153,6 +154,7 @@ func (c *Client) adopt(l *lane) {
 	welcome := l.session.Welcome()
 	l.mu.Lock()
 	services := l.services
+	l.settleBy = time.Now().Add(settleWait)
 	l.mu.Unlock()
 	c.noteServerTime(welcome.ServerTime)
 	c.update(func() {
@@ -162,7 +164,8 @@ func (c *Client) adopt(l *lane) {
 		})
 		c.setStateLocked(verdict{state: status.Connected})
 	})
-	poke(c.renewals) // another process may have renewed while this lane was made
+	poke(c.renewals)  // another process may have renewed while this lane was made
+	poke(c.newcomers) // the device may have been read while this lane was made
 }
 
 // hold watches a lane until it takes no more streams. retire says that its open
@@ -214,6 +217,7 @@ func (c *Client) alive(ctx context.Context, l *lane, away time.Duration) bool {
 	c.log.Info("the clock jumped; probing the gateway", "by", away)
 	c.update(func() { c.moved = true })
 	poke(c.renewals)
+	poke(c.looks)
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	_, err := l.ping(ctx)

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -27,7 +28,7 @@ func (c *Client) snapshot() (status.Status, int, <-chan struct{}) {
 	defer c.mu.Unlock()
 	s := status.Status{
 		State: c.state.state, Since: c.since, Reason: c.state.reason, Remedy: c.state.remedy, Reference: c.state.reference,
-		Profile: c.profile, Offers: slices.Clone(c.offers), Process: c.process(), Traffic: c.trafficLocked(),
+		Profile: c.profile, Offers: slices.Clone(c.offers), Process: c.process(), Traffic: c.trafficLocked(), Device: maps.Clone(c.device.facts),
 	}
 	if c.login != nil && s.State != status.NotLoggedIn {
 		s.Gateway = c.gatewayLocked()

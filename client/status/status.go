@@ -45,6 +45,7 @@ type Status struct {
 	User    User    `json:"user,omitzero"`
 	Session Session `json:"session,omitzero"`
 	Traffic Traffic `json:"traffic"`
+	Device  Device  `json:"device,omitempty"`
 
 	Warnings []Warning `json:"warnings,omitempty"`
 	Offers   []Offer   `json:"offers,omitempty"`
@@ -95,6 +96,7 @@ type Session struct {
 	Serial   string    `json:"certificate_serial,omitempty"`
 	NotAfter time.Time `json:"certificate_expires,omitzero"`
 	Deadline time.Time `json:"session_expires,omitzero"` // after it only a login helps
+	AuthTime time.Time `json:"auth_time,omitzero"`       // when the person last logged in at the provider
 	// NoRenewal is why the certificate is not renewed and the session ends with it; empty when it is renewed.
 	NoRenewal string `json:"no_renewal,omitempty"`
 }

@@ -17,6 +17,7 @@ func full() Status {
 		Gateway:  Gateway{URL: "https://gw.example", Address: "gw.example:443", ID: "gw-1", RTT: 12345 * time.Microsecond, TLS: "TLS 1.3"},
 		User:     User{Name: "Ada", Email: "ada@corp.example", Groups: []string{"engineering", "it"}},
 		Session:  Session{ID: "s", Serial: "0a", NotAfter: noon.Add(40 * time.Minute), Deadline: noon.Add(9*time.Hour + 5*time.Minute)},
+		Device:   Device{"os": "linux", "os_version": "12", "arch": "amd64", "disk_encrypted": "true", "hardware_key": "false"},
 		Traffic:  Traffic{Streams: 2, Draining: 1, Opened: 7, Sent: 1536, Received: 3 << 20},
 		Warnings: []Warning{{Code: WarnClockSkew, Text: "your clock is 9 min slow", Remedy: "set it"}},
 		Offers:   []Offer{{Kind: "socks5", Address: "127.0.0.1:1080"}, {Kind: "forward", Address: "127.0.0.1:5432", Service: "db"}},
@@ -51,7 +52,8 @@ func TestWrite(t *testing.T) {
 	}
 	for _, want := range []string{
 		"connected to gw.example:443\n", "round trip   12.35ms\n", "user         Ada <ada@corp.example>\n", "groups       engineering, it\n",
-		"(40 min)\n", "(9 h 5 min)\n", "2 open streams, 1.5 KiB sent, 3.0 MiB received (1 on a gateway that stops)\n",
+		"(40 min)\n", "(9 h 5 min)\n",
+		"device       linux 12, amd64, disk encrypted, firewall unknown, screen lock unknown, key not in hardware\n", "2 open streams, 1.5 KiB sent, 3.0 MiB received (1 on a gateway that stops)\n",
 		"forward      127.0.0.1:5432 → db\n", "warning: your clock is 9 min slow\n  hint: set it\n",
 	} {
 		if !strings.Contains(b.String(), want) {

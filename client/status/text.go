@@ -104,6 +104,7 @@ func (s Status) rows(now time.Time) [][2]string {
 		{"groups", strings.Join(s.User.Groups, ", ")},
 		{"certificate", until(s.Session.NotAfter, now)},
 		{"session", until(s.Session.Deadline, now)},
+		{"device", s.Device.String()},
 		{"traffic", s.Traffic.text()},
 	}
 	for _, offer := range s.Offers {
