@@ -86,6 +86,8 @@ type Service struct {
 	Zones       []string       `json:"zones,omitempty"`
 	// Requestable is for how long the service may be asked for, in seconds; 0: it is not requestable.
 	Requestable int64 `json:"requestable_seconds,omitempty"`
+	// MaxAge is how old the login may be for an allowed service to open without a fresh one, in milliseconds; 0: any will do.
+	MaxAge int64 `json:"login_max_age_ms,omitempty"`
 }
 
 // PortRange is First to Last, both included.
@@ -103,7 +105,7 @@ func ServicesFromWire(list []wire.Service) []Service {
 			ports = append(ports, PortRange(p))
 		}
 		services = append(services, Service{s.Name, s.Description, s.Kind, s.Label, s.Hostnames, s.Port,
-			s.Networks, ports, s.Tags, s.Allowed, s.Reason, s.Zones, int64(s.Requestable / time.Second)})
+			s.Networks, ports, s.Tags, s.Allowed, s.Reason, s.Zones, int64(s.Requestable / time.Second), s.MaxAge.Milliseconds()})
 	}
 	return services
 }
@@ -116,7 +118,7 @@ func (s Service) wireService() wire.Service {
 	}
 	return wire.Service{Name: s.Name, Description: s.Description, Kind: s.Kind, Label: s.Label, Hostnames: s.Hostnames,
 		Port: s.Port, Networks: s.Networks, Ports: ports, Tags: s.Tags, Allowed: s.Allowed, Reason: s.Reason,
-		Zones: s.Zones, Requestable: time.Duration(s.Requestable) * time.Second}
+		Zones: s.Zones, Requestable: time.Duration(s.Requestable) * time.Second, MaxAge: time.Duration(s.MaxAge) * time.Millisecond}
 }
 
 // openMessage is the body of POST /v1/open.

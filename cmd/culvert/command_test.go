@@ -196,3 +196,23 @@ func TestEmptyAuthoritiesAreNoAuthorities(t *testing.T) {
 		t.Errorf("trust = %#v, %v; nil roots would mean the system's", trust, err)
 	}
 }
+
+// An allowed service that the login is too old for asks for a fresh one, and says so; the gateway's clock counts.
+func TestFreshLogin(t *testing.T) {
+	for _, c := range []struct {
+		service wire.Service
+		age     time.Duration
+		want    string
+	}{
+		{wire.Service{Allowed: true}, 40 * time.Minute, ""},
+		{wire.Service{Allowed: true, MaxAge: 15 * time.Minute}, 15 * time.Minute, ""},
+		{wire.Service{Allowed: true, MaxAge: 15 * time.Minute}, 40 * time.Minute, "asks for a fresh login (at most 15m old; yours is 40m old)"},
+		{wire.Service{Allowed: true, MaxAge: 15 * time.Minute}, 9*time.Hour + 5*time.Minute + 3*time.Second, "asks for a fresh login (at most 15m old; yours is 9h5m old)"},
+		{wire.Service{Allowed: true, MaxAge: 15 * time.Minute}, -1, "asks for a fresh login (at most 15m old)"},
+		{wire.Service{MaxAge: 15 * time.Minute}, time.Hour, ""},
+	} {
+		if got := freshLogin(c.service, c.age); got != c.want {
+			t.Errorf("%+v at %s: %q, want %q", c.service, c.age, got, c.want)
+		}
+	}
+}

@@ -15,7 +15,8 @@ func (a *app) explainCommand() *cobra.Command {
 		Use:   "explain SERVICE|HOST:PORT",
 		Short: "Say whether you may reach a service, and if not, why and what helps",
 		Long: `Asks the gateway. A refusal comes with the reason, with what you can do, and with a
-reference that your administrator finds. The exit code is 0 when you may, 4 when not.`,
+reference that your administrator finds. A service that your login is too old for is
+yours: it asks for a fresh one when a program connects. The exit code is 0 when you may, 4 when not.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeServices,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.explain(cmd.Context(), args[0]) },
@@ -26,6 +27,7 @@ reference that your administrator finds. The exit code is 0 when you may, 4 when
 type explanation struct {
 	Target    string    `json:"target"`
 	Allowed   bool      `json:"allowed"`
+	Login     string    `json:"login,omitempty"` // that it asks for a fresh login now
 	Where     string    `json:"where,omitempty"`
 	Code      wire.Code `json:"code,omitempty"`
 	Reason    string    `json:"reason,omitempty"`
@@ -54,7 +56,11 @@ func (a *app) explain(ctx context.Context, name string) error {
 	}
 	e := explanation{Target: name, Where: where(service), Request: requestText(service, "")}
 	if service.Allowed {
-		e.Allowed = true
+		age, err := loginAge(ctx, l)
+		if err != nil {
+			return err
+		}
+		e.Allowed, e.Login = true, freshLogin(service, age)
 	} else if err := e.ask(ctx, l, target); err != nil {
 		return err
 	}
@@ -98,6 +104,8 @@ func (a *app) printExplanation(e explanation) error {
 	switch {
 	case e.Allowed && e.Code != "":
 		a.printf("%s: you may reach it, but it does not answer (%s)\n", e.Target, e.Reason)
+	case e.Login != "":
+		a.printf("%s: you may reach it; it %s\n", e.Target, e.Login)
 	case e.Allowed:
 		a.printf("%s: you may reach it\n", e.Target)
 	default:

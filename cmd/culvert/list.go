@@ -40,6 +40,10 @@ func (a *app) services(ctx context.Context) error {
 	if a.json {
 		return a.printJSON(localapi.ServicesFromWire(list))
 	}
+	age, err := loginAge(ctx, l)
+	if err != nil {
+		return err
+	}
 	if len(list) == 0 {
 		a.printf("no services are announced to you\n")
 		return nil
@@ -47,7 +51,7 @@ func (a *app) services(ctx context.Context) error {
 	table := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(table, "NAME\tKIND\tWHERE\tACCESS\tDESCRIPTION")
 	for _, s := range list {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Name, kindText(s), where(s), access(s), s.Description)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Name, kindText(s), where(s), access(s, age), s.Description)
 	}
 	return table.Flush()
 }
@@ -84,8 +88,34 @@ func portText(p wire.PortRange) string {
 	return fmt.Sprintf("%d-%d", p.First, p.Last)
 }
 
-func access(s wire.Service) string {
+// loginAge is how long ago the person signed in at the provider, by the gateway's clock; negative: unknown.
+func loginAge(ctx context.Context, l link) (time.Duration, error) {
+	s, err := l.status(ctx)
+	if err != nil || s.Session.AuthTime.IsZero() {
+		return -1, err
+	}
+	return max(time.Now().Add(s.Gateway.Skew).Sub(s.Session.AuthTime), 0), nil
+}
+
+// freshLogin says that an allowed service asks for a fresh login now; empty when it does not.
+func freshLogin(s wire.Service, age time.Duration) string {
 	switch {
+	case !s.Allowed || s.MaxAge == 0 || age >= 0 && age <= s.MaxAge:
+		return ""
+	case age < 0:
+		return "asks for a fresh login (at most " + shortDuration(s.MaxAge) + " old)"
+	}
+	if age > time.Hour {
+		age = age.Truncate(time.Minute)
+	}
+	return "asks for a fresh login (at most " + shortDuration(s.MaxAge) + " old; yours is " + shortDuration(age) + " old)"
+}
+
+func access(s wire.Service, age time.Duration) string {
+	fresh := freshLogin(s, age)
+	switch {
+	case fresh != "":
+		return fresh
 	case s.Allowed:
 		return "yes"
 	case s.Reason != "":
@@ -105,6 +135,9 @@ func requestText(s wire.Service, before string) string {
 
 // shortDuration is "2h" where Go prints "2h0m0s".
 func shortDuration(d time.Duration) string {
+	if d < time.Second {
+		return d.String()
+	}
 	text := d.Round(time.Second).String()
 	if strings.HasSuffix(text, "m0s") {
 		text = strings.TrimSuffix(text, "0s")

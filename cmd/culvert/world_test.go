@@ -98,9 +98,11 @@ services:
   shout: {address: "%[1]s", protocol: udp, description: Datagrams}
   closed: {address: "127.0.0.1:1", description: Nobody listens there}
   payroll: {address: "%[1]s", description: Salaries}
+  ledger: {address: "%[1]s", description: Books}
   vault: {address: "%[1]s", description: Keys, requestable: {max: 1h, approvers: {groups: [it]}}}
 rules:
   - {name: engineers, subjects: {groups: [engineering]}, allow: [echo, shout, closed]}
+  - {name: books, subjects: {groups: [engineering]}, allow: [ledger], reauth_within: 1ms}
   - {name: nobody sees salaries, subjects: {groups: [engineering]}, deny: [payroll], reason: Salaries are for accounting. Ask it-help.}
 `
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -294,7 +295,8 @@ func (s *Set) refuseAddr(asked, refusal Decision) Decision {
 }
 
 // Services returns what this subject may see, as the desktop gets it, in the file's order. Services that are not
-// allowed are there too, with the reason, unless they are hidden. The request's target does not matter.
+// allowed are there too, with the reason, unless they are hidden. The request's target does not matter, nor does the
+// login's age: what only a fresh login opens says how old the login may be.
 func (s *Set) Services(sub *Subject, r Request) []wire.Service {
 	q := s.question(sub, r)
 	q.opening, q.listing = false, true
@@ -302,15 +304,19 @@ func (s *Set) Services(sub *Subject, r Request) []wire.Service {
 	for i, svc := range s.doc.Services {
 		q.kind, q.at, q.spent = svc.Kind, netip.AddrPortFrom(svc.Addr, svc.HostPort), 0
 		r := q.rule(int32(i))
-		if svc.Hidden && !r.allows() {
+		stepUp := r.kind() == verdictStepUp
+		if svc.Hidden && !r.allows() && !stepUp {
 			continue
 		}
 		entry := wire.Service{
 			Name: svc.Name, Description: svc.Description, Kind: svc.Kind, Label: svc.Label,
-			Hostnames: svc.Hostnames, Port: svc.Port, Ports: svc.Ports, Tags: svc.Tags, Zones: svc.Zones, Allowed: r.allows(),
+			Hostnames: svc.Hostnames, Port: svc.Port, Ports: svc.Ports, Tags: svc.Tags, Zones: svc.Zones, Allowed: r.allows() || stepUp,
 		}
 		if svc.IsNetwork() {
 			entry.Networks = []netip.Prefix{svc.Network}
+		}
+		if stepUp {
+			entry.MaxAge = min(max(s.rules[r.rule()].stepUp.MaxAge, time.Millisecond), wire.MaxLoginAge)
 		}
 		if !entry.Allowed {
 			entry.Reason = q.refuse(int32(i), &r).Reason

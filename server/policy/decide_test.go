@@ -1,10 +1,12 @@
 package policy
 
 import (
+	"maps"
 	"net/netip"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -333,5 +335,43 @@ func TestServices(t *testing.T) {
 	}
 	if lab := byName["lab"]; !lab.Allowed || len(lab.Networks) != 1 || len(lab.Ports) != 3 {
 		t.Errorf("lab %+v", lab)
+	}
+}
+
+// What only a fresh login opens is listed as allowed, with the oldest login that will do; what any login opens says nothing of it,
+// whatever the login's age is now.
+func TestServicesSayHowOldTheLoginMayBe(t *testing.T) {
+	s := mustLoad(t, `version: 1
+services:
+  db: {address: "10.0.0.1:5432"}
+  both: {address: "10.0.0.2:1"}
+  secret: {address: "10.0.0.3:1", hidden: true}
+  long: {address: "10.0.0.4:1"}
+  denied: {address: "10.0.0.5:1"}
+rules:
+  - {name: strict, subjects: {groups: [engineering]}, allow: [db, both, secret, denied], reauth_within: 5m}
+  - {name: mild, subjects: {groups: [engineering]}, allow: [db, denied], reauth_within: 15m}
+  - {name: any, subjects: {groups: [engineering]}, allow: [both], when: 'request.kind == "tcp"'}
+  - {name: ages, subjects: {groups: [engineering]}, allow: [long], reauth_within: 100000h}
+  - {name: no, subjects: {groups: [engineering]}, deny: [denied], reason: not this one}
+`, "corp")
+	list := s.Services(sub("a@b.c", "engineering")(), Request{})
+	if err := (&wire.Services{Services: list}).Validate(); err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]time.Duration)
+	for _, svc := range list {
+		if svc.Allowed {
+			got[svc.Name] = svc.MaxAge
+		}
+	}
+	want := map[string]time.Duration{"db": 15 * time.Minute, "both": 0, "secret": 5 * time.Minute, "long": wire.MaxLoginAge}
+	if !maps.Equal(got, want) {
+		t.Errorf("allowed with max ages %v, want %v", got, want)
+	}
+	for _, svc := range s.Services(sub("a@b.c", "sales")(), Request{}) {
+		if svc.Allowed || svc.MaxAge != 0 || svc.Name == "secret" {
+			t.Errorf("sales: %+v", svc)
+		}
 	}
 }

@@ -34,6 +34,9 @@ type Service struct {
 	// Requestable is for how long the service may be asked for, when it is not allowed; 0: it is not
 	// requestable. On the wire it is in milliseconds.
 	Requestable time.Duration `cbor:"13,keyasint,omitempty"`
+	// MaxAge is how old the login may be for a stream of this allowed service to open without a step-up;
+	// 0: any will do. On the wire it is in milliseconds.
+	MaxAge time.Duration `cbor:"14,keyasint,omitempty"`
 }
 
 // plainService is a Service without methods, so that encoding does not call itself.
@@ -42,6 +45,7 @@ type plainService Service
 // MarshalCBOR implements cbor.Marshaler.
 func (s Service) MarshalCBOR() ([]byte, error) {
 	s.Requestable /= time.Millisecond
+	s.MaxAge /= time.Millisecond
 	return encoder.Marshal(plainService(s))
 }
 
@@ -51,10 +55,11 @@ func (s *Service) UnmarshalCBOR(data []byte) error {
 	if err := decoder.Unmarshal(data, &p); err != nil {
 		return err
 	}
-	var err error
-	p.Requestable, err = duration("requestable time", int64(p.Requestable))
+	var requestable, age error
+	p.Requestable, requestable = duration("requestable time", int64(p.Requestable))
+	p.MaxAge, age = duration("service's max age", int64(p.MaxAge))
 	*s = Service(p)
-	return err
+	return firstError(requestable, age)
 }
 
 // PortRange is First to Last, both included.
@@ -87,6 +92,7 @@ func (m *Services) tidy() {
 		s := &m.Services[i]
 		s.Description, s.Reason = CleanText(s.Description), CleanText(s.Reason)
 		s.Requestable = s.Requestable.Truncate(time.Millisecond)
+		s.MaxAge = s.MaxAge.Truncate(time.Millisecond)
 	}
 }
 
@@ -106,6 +112,7 @@ func (s *Service) validate() error {
 		checkTokens("tag", s.Tags, MaxName),
 		checkTokens("zone", s.Zones, MaxHost),
 		checkDuration("requestable time", s.Requestable),
+		checkDuration("service's max age", s.MaxAge),
 		checkNetworks(s.Networks),
 		checkPorts(s.Ports),
 	)

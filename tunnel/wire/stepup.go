@@ -4,8 +4,8 @@ import "time"
 
 // Bounds of a StepUp.
 const (
-	MaxACR    = 16                   // classes of login that one StepUp may name
-	maxMaxAge = 366 * 24 * time.Hour // the longest MaxAge, and the longest Requestable
+	MaxACR      = 16                   // classes of login that one StepUp may name
+	MaxLoginAge = 366 * 24 * time.Hour // the longest MaxAge, and the longest Requestable
 )
 
 // StepUp asks for a fresh login (gateway to client): streams of this connection wait for one that is not older than MaxAge. One
@@ -76,14 +76,14 @@ func (m *StepUp) tidy() {
 
 // duration maps milliseconds to a duration, and refuses what checkDuration would, before it can overflow.
 func duration(what string, ms int64) (time.Duration, error) {
-	if ms < 0 || ms > maxMaxAge.Milliseconds() {
+	if ms < 0 || ms > MaxLoginAge.Milliseconds() {
 		return 0, malformed("%s of %d ms", what, ms)
 	}
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
 func checkDuration(what string, d time.Duration) error {
-	if d < 0 || d > maxMaxAge {
+	if d < 0 || d > MaxLoginAge {
 		return malformed("%s of %s", what, d)
 	}
 	return nil
