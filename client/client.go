@@ -230,6 +230,14 @@ func (c *Client) Services() []wire.Service {
 	return c.services
 }
 
+// Settle waits until Services are decided by what this device is, for at most the second and a half that reading it and telling the gateway
+// may take. A client that has been connected for longer does not wait.
+func (c *Client) Settle(ctx context.Context) {
+	if lane := c.currentLane(); lane != nil {
+		lane.settle(ctx)
+	}
+}
+
 // Ping measures one round trip to the gateway.
 func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
 	lane, err := c.waitLane(ctx)

@@ -15,7 +15,7 @@ const (
 	// deviceEvery is how often the device is read by itself.
 	deviceEvery = 5 * time.Minute
 	// deviceSoon is how soon it is read again at most: when a fact may have changed, or could not be read.
-	deviceSoon = 15 * time.Second
+	deviceSoon = 10 * time.Second
 	// settleWait is how long the first streams of a connection wait until the gateway knows of the device what this client could
 	// read: as long as a reading takes, and a round trip.
 	settleWait = posture.Limit + 500*time.Millisecond

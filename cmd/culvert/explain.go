@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/culvert-vpn/culvert/client/status"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
@@ -33,6 +34,8 @@ type explanation struct {
 	Reason    string    `json:"reason,omitempty"`
 	Remedy    string    `json:"remedy,omitempty"`
 	Reference string    `json:"reference,omitempty"`
+	// Device is what the gateway is told of this device, where the reason has to do with it.
+	Device status.Device `json:"device,omitempty"`
 	// Request is the command that asks for access; empty where nobody can ask.
 	Request string `json:"request,omitempty"`
 }
@@ -84,7 +87,12 @@ func (e *explanation) ask(ctx context.Context, l link, target wire.Target) error
 		e.Allowed = true // it is the service that does not answer
 	}
 	e.Code, e.Reason, e.Remedy, e.Reference = refusal.Code, refusal.Reason, refusalHint(refusal), refusal.Reference
-	return nil
+	if !strings.Contains(e.Reason, "device.") {
+		return nil
+	}
+	s, err := l.status(ctx)
+	e.Device = s.Device
+	return err
 }
 
 // refused tells the gateway's no from a service that cannot be reached.
@@ -115,7 +123,7 @@ func (a *app) printExplanation(e explanation) error {
 	if e.Request != "" && strings.Contains(helps, "culvert request ") {
 		helps = "" // the next line has it, ready to be copied
 	}
-	for _, row := range [][2]string{{"where", e.Where}, {"what helps", helps}, {"ask for it", e.Request}, {"reference", e.Reference}} {
+	for _, row := range [][2]string{{"where", e.Where}, {"this device", e.Device.String()}, {"what helps", helps}, {"ask for it", e.Request}, {"reference", e.Reference}} {
 		if row[1] != "" {
 			a.printf("  %s: %s\n", row[0], row[1])
 		}

@@ -151,9 +151,13 @@ func (o own) openBuiltIn(ctx context.Context, name string) (net.Conn, error) {
 	return o.OpenBuiltIn(ctx, name)
 }
 
-func (o own) services(context.Context) ([]wire.Service, error) { return o.Services(), nil }
-func (o own) ping(ctx context.Context) (time.Duration, error)  { return o.Ping(ctx) }
-func (o own) status(context.Context) (status.Status, error)    { return o.Status(), nil }
+func (o own) services(ctx context.Context) ([]wire.Service, error) {
+	o.Settle(ctx)
+	return o.Services(), nil
+}
+
+func (o own) ping(ctx context.Context) (time.Duration, error) { return o.Ping(ctx) }
+func (o own) status(context.Context) (status.Status, error)   { return o.Status(), nil }
 func (o own) flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flushTime)
 	defer cancel()
