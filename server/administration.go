@@ -53,7 +53,7 @@ func (s *Server) assembleAdministration() error {
 		Policies: adminPolicies{s.store, s.rules}, Preview: s.preview, Sessions: adminSessions{s.store, s.authority.GatewayID(), s.registry, s.standing},
 		Locks: adminLocks{s.store, s.standing}, Requests: adminRequests{s.store, s.standing}, Inventory: s.store, Index: s.store, Audit: s.audit,
 		Managed: s.rules.source == sourceManaged, Gateway: string(s.authority.GatewayID()), Version: buildinfo.Version(),
-		Issuer: s.issuerOf, Kept: s.rules.opts.Kept, Logger: s.log.With("component", "admin"), Now: s.now,
+		Issuer: s.issuerOf, OnlyProvider: s.onlyProvider(), Kept: s.rules.opts.Kept, Logger: s.log.With("component", "admin"), Now: s.now,
 	})
 	if err != nil {
 		return err
@@ -243,6 +243,14 @@ func (s *Server) rolesOf(id *auth.Identity) admin.Roles {
 }
 
 // issuerOf is the issuer of a provider.
+// onlyProvider is the name of the provider where there is one; empty where there are several.
+func (s *Server) onlyProvider() string {
+	if len(s.cfg.Providers) != 1 {
+		return ""
+	}
+	return s.cfg.Providers[0].Name
+}
+
 func (s *Server) issuerOf(provider string) (string, bool) {
 	for _, p := range s.cfg.Providers {
 		if p.Name == provider {

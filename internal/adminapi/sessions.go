@@ -90,7 +90,7 @@ type Lock struct {
 // LockAdd makes a lock. With Existing it is a revocation: what there is by now ends, and a new login is free.
 type LockAdd struct {
 	Kind     string    `json:"kind" enum:"user,device,session,certificate,group"`
-	Target   string    `json:"target" doc:"USER, a device's or session's id, a serial number, or provider/group."`
+	Target   string    `json:"target" doc:"USER, a device's or session's id, a serial number, or provider/group; the group alone where there is one provider."`
 	Message  string    `json:"message,omitempty" doc:"Shown to who is locked out."`
 	Existing bool      `json:"existing,omitempty" doc:"Lock only what was issued by now, so that a new login is free."`
 	Expires  time.Time `json:"expires,omitzero" doc:"When the lock ends by itself; never if left out."`

@@ -27,7 +27,7 @@ func (f *lockFlags) register(c *ctl, cmd *cobra.Command) {
 	flags.StringVar(&f.session, "session", "", "this session, with every certificate of it")
 	flags.StringVar(&f.device, "device", "", "this device, whoever logs in with it; the beginning of its id is enough")
 	flags.StringVar(&f.certificate, "certificate", "", "the session of this certificate, by its serial number")
-	flags.StringVar(&f.group, "group", "", "everybody in this group, as provider/group")
+	flags.StringVar(&f.group, "group", "", "everybody in this group, as provider/group; the group alone where there is one provider")
 	flags.StringVar(&f.until, "for", "", "how long, as 2h or 7d (default until it is removed)")
 	flags.StringVar(&f.message, "message", "", "what the person is told")
 	flags.BoolVar(&f.relogin, "relogin", false, "end what there is by now, and let them log in again at once")
@@ -145,9 +145,6 @@ func (c *ctl) hit(ctx context.Context, api *adminapi.Client, req adminapi.LockAd
 	case "certificate":
 		return c.hitCertificate(ctx, api, req)
 	case "group":
-		if !strings.Contains(req.Target, "/") {
-			return req, nil, usagef("for example corp/"+clean(req.Target), "a group is written provider/group")
-		}
 		hit, err := c.hitGroup(ctx, api, req.Target)
 		return req, hit, err
 	}
@@ -198,10 +195,16 @@ func (c *ctl) hitGroup(ctx context.Context, api *adminapi.Client, target string)
 	if err != nil {
 		return nil, err
 	}
+	plain := !strings.Contains(target, "/")
+	provider := "" // of those seen
 	members := make(map[string]bool)
 	for _, u := range users.Items {
+		if plain && provider != "" && u.Provider != provider {
+			return nil, usagef("for example "+clean(provider+"/"+target), "with more than one provider a group is written provider/group")
+		}
+		provider = u.Provider
 		// A lock on a group also holds against those whose groups the provider did not tell.
-		unknown := !u.GroupsKnown && strings.HasPrefix(target, u.Provider+"/")
+		unknown := !u.GroupsKnown && (plain || strings.HasPrefix(target, u.Provider+"/"))
 		if unknown || slices.ContainsFunc(u.Groups, func(g string) bool { return g == target || u.Provider+"/"+g == target }) {
 			members[u.ID] = true
 		}

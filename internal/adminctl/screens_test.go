@@ -62,7 +62,7 @@ func screens(w *world, file string) [][]string {
 		{"admin", "revoke", "ada@corp.example", "--for", "2h", "--dry-run"},
 		{"admin", "revoke", "ada@corp.example", "--for", "2h", "--message", "Call the help desk, extension 12.", "--yes"},
 		{"admin", "revoke", "--device", "g5pxuzpujodp", "--message", "Reported as stolen.", "--yes"},
-		{"admin", "revoke", "--group", "corp/contractors", "--relogin", "--yes"},
+		{"admin", "revoke", "--group", "contractors", "--relogin", "--yes"},
 		{"admin", "locks"},
 		{"admin", "sessions", "end", string(w.sessions["bob"]), "--reason", "The laptop was found in a train."},
 		{"admin", "sessions", "show", string(w.sessions["bob"])},

@@ -109,7 +109,7 @@ func (w *world) serve(managed bool) {
 	api, err := admin.New(admin.Config{
 		Policies: w.policies, Preview: w.preview, Sessions: sessions{w.store}, Locks: w.store, Requests: w.store, Index: w.store, Inventory: w.store,
 		Audit: w, Managed: managed, Gateway: "gw1", Version: "1.0.0", Now: func() time.Time { return night },
-		Issuer: func(name string) (string, bool) { return issuer, name == "corp" },
+		Issuer: func(name string) (string, bool) { return issuer, name == "corp" }, OnlyProvider: "corp",
 	})
 	w.check(err)
 	w.api = api

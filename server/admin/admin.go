@@ -42,6 +42,8 @@ type Config struct {
 	Version string
 	// Issuer returns the issuer of a provider by its name, to name users whom no gateway has seen. Optional.
 	Issuer func(provider string) (issuer string, ok bool)
+	// OnlyProvider is the name of the provider where there is one: its groups need not say whose they are. Optional.
+	OnlyProvider string
 	// Kept says whether a group goes into certificates. Optional; default: each does.
 	Kept func(provider, group string) bool
 

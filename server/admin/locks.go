@@ -129,8 +129,11 @@ func (a *API) lockTarget(ctx context.Context, m adminapi.LockAdd) (string, error
 
 func (a *API) groupTarget(target string) (string, error) {
 	provider, group, ok := strings.Cut(target, "/")
+	if !ok && a.OnlyProvider != "" { // as in the policy
+		provider, group, ok = a.OnlyProvider, target, true
+	}
 	if !ok || group == "" || len(target) > maxName {
-		return "", refuse(adminapi.CodeBadRequest, "a group is provider/group")
+		return "", refuse(adminapi.CodeBadRequest, "a group is provider/group where there is more than one provider")
 	}
 	if err := checkText("group", group, true); err != nil {
 		return "", err
@@ -143,7 +146,7 @@ func (a *API) groupTarget(target string) (string, error) {
 		return "", refuse(adminapi.CodeBadRequest, "groups.keep leaves the group %q out of certificates, so that nobody can tell who is in it", plaintext.Clip(group, 64)).
 			remedy("lock the people, or keep the group and have them log in anew")
 	}
-	return target, nil
+	return provider + "/" + group, nil
 }
 
 func (a *API) lockRemove(ctx context.Context, c *call) (*adminapi.Done, error) {

@@ -38,3 +38,17 @@ func TestThreatLockOnAGroupThatIsNotKept(t *testing.T) {
 	refused(t, err, adminapi.CodeBadRequest)
 	must[*adminapi.LockAdded](t)(c.AddLock(t.Context(), adminapi.LockAdd{Kind: "group", Target: "corp/engineering"}))
 }
+
+// With one provider a group is enough, as in the policy; with a provider in front it has to be that one.
+func TestLockOnAGroupOfTheOnlyProvider(t *testing.T) {
+	w := newWorld(t)
+	w.api.OnlyProvider = "corp"
+	c := w.as(person("editor", nil, adminapi.RoleEditor))
+	for _, target := range []string{"engineering", "corp/engineering"} {
+		if l := must[*adminapi.LockAdded](t)(c.AddLock(t.Context(), adminapi.LockAdd{Kind: "group", Target: target})); l.Target != "corp/engineering" {
+			t.Errorf("%s: locked %s", target, l.Target)
+		}
+	}
+	_, err := c.AddLock(t.Context(), adminapi.LockAdd{Kind: "group", Target: "nowhere/engineering"})
+	refused(t, err, adminapi.CodeNotFound)
+}
