@@ -51,7 +51,10 @@ func (d *decoder) checkRef(n *names, r Ref) {
 		d.fault(r.Pos, "no service has the tag %s%s", quote(tag), strictconf.DidYouMean(tag, n.tags))
 		return
 	}
-	hint := strictconf.DidYouMean(r.Text, n.services)
+	hint := ""
+	if len(d.faults) < maxFaults { // each takes a look at every service
+		hint = strictconf.DidYouMean(r.Text, n.services)
+	}
 	if hint == "" && slices.Contains(n.tags, r.Text) {
 		hint = ` (did you mean "` + tagPrefix + r.Text + `"?)`
 	}

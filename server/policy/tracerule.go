@@ -174,7 +174,7 @@ func userSentence(r *Rule, sub *Subject) string {
 }
 
 // maxTraced is what all conditions of an explanation may cost. Those that come after it are not asked.
-const maxTraced = 20 * maxSpent
+const maxTraced = 4 * maxSpent
 
 // traceWhen asks every operand of a condition: those that are false fail it, and so do, for an allow, those that cannot
 // be decided. A deny holds with those, unless another one is false.
