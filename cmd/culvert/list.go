@@ -7,12 +7,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-vpn/culvert/client/localapi"
+	"github.com/culvert-vpn/culvert/internal/adminctl"
 	"github.com/culvert-vpn/culvert/internal/buildinfo"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -48,12 +48,11 @@ func (a *app) services(ctx context.Context) error {
 		a.printf("no services are announced to you\n")
 		return nil
 	}
-	table := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tKIND\tWHERE\tACCESS\tDESCRIPTION")
+	rows := make([][]string, 0, len(list))
 	for _, s := range list {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", s.Name, kindText(s), where(s), access(s, age), s.Description)
+		rows = append(rows, []string{s.Name, kindText(s), where(s), access(s, age), s.Description})
 	}
-	return table.Flush()
+	return adminctl.List(a.out, adminctl.LineWidth(a.out), []string{"NAME", "KIND", "WHERE", "ACCESS", "DESCRIPTION"}, 2, rows)
 }
 
 func kindText(s wire.Service) string {

@@ -45,6 +45,8 @@ type Config struct {
 	JSON func() bool
 	// Terminal reports whether a person sits at In; nil asks In.
 	Terminal func() bool
+	// Width is how long a line of Out may be, 0 for any; nil asks Out, see LineWidth.
+	Width func() int
 	// Now is the time, in the zone to write times in; nil means time.Now.
 	Now func() time.Time
 }
@@ -58,6 +60,9 @@ func newCtl(cfg Config) *ctl {
 	}
 	if cfg.Terminal == nil {
 		cfg.Terminal = func() bool { return terminal(cfg.In) }
+	}
+	if cfg.Width == nil {
+		cfg.Width = func() int { return LineWidth(cfg.Out) }
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -197,7 +197,7 @@ func (c *ctl) reference(ctx context.Context, reference string) error {
 			if i > 0 {
 				b.WriteByte('\n')
 			}
-			_ = c.auditSheet(r).write(&b)
+			_ = c.auditSheet(r).write(&b, c.Width())
 		}
 		return c.printf("%s", b.String())
 	})

@@ -57,16 +57,16 @@ func (c *ctl) diff(ctx context.Context, api *adminapi.Client, name string, req a
 	if c.JSON() {
 		return c.json(r)
 	}
-	var b strings.Builder
-	faults(&b, name, "warning: ", r.Warnings)
+	b := c.page()
+	faults(&b.Builder, name, "warning: ", r.Warnings)
 	if r.UsersCut {
 		b.WriteString("warning: this is not all: more people have been seen, or they gain and lose more, than are listed\n")
 	} else if same(r.Difference) {
 		b.WriteString("no difference in meaning\n")
 	}
-	difference(&b, r.Difference)
+	difference(b, r.Difference)
 	if r.Preview != nil {
-		c.preview(&b, *r.Preview)
+		c.preview(b, *r.Preview)
 	}
 	return c.printf("%s", b.String())
 }
@@ -87,14 +87,14 @@ func sign(change string) string {
 	}
 }
 
-func difference(b *strings.Builder, d adminapi.Difference) {
+func difference(b *page, d adminapi.Difference) {
 	named(b, "services", d.Services)
 	named(b, "rules", d.Rules)
 	subjects(b, "for everyone, groups and named users, by the rules", d.Groups)
 	subjects(b, "for people whom the gateways have seen", d.Users)
 }
 
-func heading(b *strings.Builder, text string) {
+func heading(b *page, text string) {
 	if b.Len() > 0 {
 		b.WriteByte('\n')
 	}
@@ -102,16 +102,16 @@ func heading(b *strings.Builder, text string) {
 }
 
 // entry is a line with what explains it below.
-func entry(b *strings.Builder, sign, text string, details ...string) {
+func entry(b *page, sign, text string, details ...string) {
 	fmt.Fprintf(b, "  %s %s\n", sign, text)
 	for _, d := range details {
-		for _, line := range wrap(clean(d), lineWidth-8) {
+		for _, line := range wrap(clean(d), b.width-8) {
 			fmt.Fprintf(b, "      %s\n", line)
 		}
 	}
 }
 
-func named(b *strings.Builder, title string, list []adminapi.NamedChange) {
+func named(b *page, title string, list []adminapi.NamedChange) {
 	if len(list) == 0 {
 		return
 	}
@@ -147,7 +147,7 @@ func fields(n adminapi.NamedChange) []string {
 const mostNamed = 5
 
 // subjects puts those who gain and lose the same together: a change for a department is one thing to read.
-func subjects(b *strings.Builder, title string, list []adminapi.SubjectChange) {
+func subjects(b *page, title string, list []adminapi.SubjectChange) {
 	if len(list) == 0 {
 		return
 	}
@@ -168,7 +168,7 @@ func subjects(b *strings.Builder, title string, list []adminapi.SubjectChange) {
 		if len(who) > mostNamed {
 			text += fmt.Sprintf(" and %d more", len(who)-mostNamed)
 		}
-		for _, line := range wrap(text, lineWidth-2) {
+		for _, line := range wrap(text, b.width-2) {
 			fmt.Fprintf(b, "  %s\n", line)
 		}
 		for _, g := range grants[key] {
@@ -203,7 +203,7 @@ func transition(g adminapi.GrantChange) string {
 	}
 }
 
-func (c *ctl) preview(b *strings.Builder, p adminapi.Preview) {
+func (c *ctl) preview(b *page, p adminapi.Preview) {
 	cal := c.calendar()
 	heading(b, fmt.Sprintf("recorded streams since %s", cal.full(p.Since)))
 	if p.Streams == 0 {
@@ -226,7 +226,7 @@ func (c *ctl) preview(b *strings.Builder, p adminapi.Preview) {
 		}
 	}
 	t.add(count(p.Streams), "in all")
-	_ = t.write(indented(b))
+	_ = t.write(indented(b), b.width)
 	for i, tr := range p.Transitions {
 		if i == 0 {
 			b.WriteByte('\n')
@@ -235,7 +235,7 @@ func (c *ctl) preview(b *strings.Builder, p adminapi.Preview) {
 	}
 	if len(p.Changes) > 0 {
 		b.WriteByte('\n')
-		_ = changeTable(p.Changes, cal).write(indented(b))
+		_ = changeTable(p.Changes, cal).write(indented(b), b.width)
 	}
 	if p.Omitted > 0 {
 		fmt.Fprintf(b, "  and %s whose change is not listed\n", plural(p.Omitted, "stream"))

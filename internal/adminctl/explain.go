@@ -163,8 +163,8 @@ func (c *ctl) explain(ctx context.Context, api *adminapi.Client, req adminapi.Po
 // explanation puts the answer first, and after it what an administrator changes if it is the wrong one.
 func (c *ctl) explanation(req adminapi.PolicyExplain, e *adminapi.Explanation) string {
 	cal, d := c.calendar(), e.Answer
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %s\n", verdict(d), clean(req.Target))
+	b := c.page()
+	fmt.Fprintf(b, "%s  %s\n", verdict(d), clean(req.Target))
 	s := &sheet{}
 	if d.Service != "" && d.Service != req.Target {
 		s.add("decided as", clean(d.Service))
@@ -182,14 +182,14 @@ func (c *ctl) explanation(req adminapi.PolicyExplain, e *adminapi.Explanation) s
 		s.add("moment", cal.full(req.At))
 	}
 	s.add("policy", shortDigest(e.Policy))
-	_ = s.write(indented(&b))
+	_ = s.write(indented(b), b.width)
 	if len(e.Rules) == 0 && d.Code != "no_such_service" {
 		b.WriteString("\nno rule names this target\n")
 	}
-	traces(&b, e.Rules)
+	traces(b, e.Rules)
 	for _, at := range e.Addresses {
-		fmt.Fprintf(&b, "\nbut it leads to %s, which is refused: %s\n", clean(at.Address), clean(at.Answer.Reason))
-		traces(&b, at.Rules)
+		fmt.Fprintf(b, "\nbut it leads to %s, which is refused: %s\n", clean(at.Address), clean(at.Answer.Reason))
+		traces(b, at.Rules)
 	}
 	return b.String()
 }
@@ -237,7 +237,7 @@ func explainedGroups(req adminapi.PolicyExplain, u *adminapi.User) string {
 }
 
 // traces lists what each rule did. What decides comes first, what has nothing to do with the person last.
-func traces(b *strings.Builder, rules []adminapi.RuleTrace) {
+func traces(b *page, rules []adminapi.RuleTrace) {
 	order := []struct{ outcome, title string }{
 		{"decides", "decides"}, {"matches", "matches too"}, {"nearly", "nearly matches"}, {"no", "does not match"},
 	}
@@ -257,13 +257,13 @@ func traces(b *strings.Builder, rules []adminapi.RuleTrace) {
 	}
 }
 
-func criteria(b *strings.Builder, mark string, list []adminapi.Criterion) {
+func criteria(b *page, mark string, list []adminapi.Criterion) {
 	for _, f := range list {
 		text := clean(f.Detail)
 		if !strings.HasPrefix(text, clean(f.What)) {
 			text = strings.TrimSuffix(clean(f.What)+": "+text, ": ")
 		}
-		for n, line := range wrap(text, lineWidth-4) {
+		for n, line := range wrap(text, b.width-4) {
 			if n > 0 {
 				mark = " "
 			}

@@ -173,7 +173,7 @@ func (c *ctl) user(ctx context.Context, name string) error {
 			if i > 0 {
 				b.WriteByte('\n')
 			}
-			_ = c.userSheet(u).write(&b)
+			_ = c.userSheet(u).write(&b, c.Width())
 		}
 		return c.printf("%s", b.String())
 	})
@@ -213,7 +213,7 @@ func (c *ctl) whoamiCommand() *cobra.Command {
 				if c.JSON() {
 					return c.json(w)
 				}
-				return whoamiSheet(w).write(c.Out)
+				return whoamiSheet(w).write(c.Out, c.Width())
 			})
 		},
 	}

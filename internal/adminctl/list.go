@@ -56,7 +56,7 @@ func (l listing[T]) print(c *ctl, page adminapi.Page[T]) error {
 		}
 		return c.printf("%s\n", none)
 	}
-	if err := l.table(page.Items, c.calendar()).write(c.Out); err != nil {
+	if err := l.table(page.Items, c.calendar()).write(c.Out, c.Width()); err != nil {
 		return err
 	}
 	if page.Next != "" {

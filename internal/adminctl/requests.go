@@ -102,7 +102,7 @@ func (c *ctl) requestShow() *cobra.Command {
 				if c.JSON() {
 					return c.json(r)
 				}
-				return c.requestSheet(*r).write(c.Out)
+				return c.requestSheet(*r).write(c.Out, c.Width())
 			})
 		},
 	}

@@ -104,7 +104,7 @@ func (c *ctl) sessionShow() *cobra.Command {
 
 func (c *ctl) sessionText(d *adminapi.SessionDetail) string {
 	cal := c.calendar()
-	var b strings.Builder
+	b := c.page()
 	s := &sheet{}
 	s.add("session", clean(d.ID))
 	s.add("person", fullPerson(d.User))
@@ -116,21 +116,21 @@ func (c *ctl) sessionText(d *adminapi.SessionDetail) string {
 	s.add("ends", cal.full(d.Deadline))
 	s.add("ended", cal.full(d.Ended))
 	s.add("because", clean(d.EndReason))
-	_ = s.write(&b)
+	_ = s.write(b, b.width)
 	if len(d.Connections) == 0 {
 		b.WriteString("\nnot connected\n")
 	}
 	for _, conn := range d.Connections {
-		c.connection(&b, conn)
+		c.connection(b, conn)
 	}
 	if len(d.Certificates) > 0 {
 		b.WriteString("\ncertificates\n")
-		_ = certificateTable(d.Certificates, cal, false).write(indented(&b))
+		_ = certificateTable(d.Certificates, cal, false).write(indented(b), b.width)
 	}
 	return b.String()
 }
 
-func (c *ctl) connection(b *strings.Builder, conn adminapi.Connection) {
+func (c *ctl) connection(b *page, conn adminapi.Connection) {
 	cal := c.calendar()
 	fmt.Fprintf(b, "\nconnection %d at %s\n", conn.ID, clean(conn.Gateway))
 	s := &sheet{}
@@ -140,7 +140,7 @@ func (c *ctl) connection(b *strings.Builder, conn adminapi.Connection) {
 	s.add("certificate", clean(conn.Serial)+", until "+cal.full(conn.NotAfter))
 	s.add("streams", count(int64(conn.Streams)))
 	s.add("bytes", size(conn.BytesIn)+" from the desktop, "+size(conn.BytesOut)+" to it")
-	_ = s.write(indented(b))
+	_ = s.write(indented(b), b.width)
 	if len(conn.Open) == 0 {
 		return
 	}
@@ -157,7 +157,7 @@ func (c *ctl) connection(b *strings.Builder, conn adminapi.Connection) {
 		}
 		t.add(clean(o.Service), clean(o.Target), rule, cal.relative(o.Since), active, size(o.BytesIn), size(o.BytesOut))
 	}
-	_ = t.write(indented(b))
+	_ = t.write(indented(b), b.width)
 }
 
 func (c *ctl) sessionEnd() *cobra.Command {

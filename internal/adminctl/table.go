@@ -11,7 +11,7 @@ type column struct {
 	right bool // numbers
 	// most is how wide the column may be when the line would be too long; 0 leaves it whole. What is over is cut from the middle.
 	most int
-	// words is for sentences: the last column alone, broken into lines that stand under each other.
+	// words is for sentences, which are broken into lines that stand under each other.
 	words bool
 }
 
@@ -27,10 +27,26 @@ func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
 const gap = "  "
 
-// write prints the table. Lines fit lineWidth unless what may not be cut is longer.
-func (t *table) write(w io.Writer) error {
+// List prints rows under headings as the commands of this package do. The first columns stay whole; the others are sentences, which
+// are broken where a line would be longer than the width. 0 breaks none.
+func List(w io.Writer, width int, headings []string, whole int, rows [][]string) error {
+	t := newTable()
+	for i, name := range headings {
+		t.columns = append(t.columns, column{name: name, words: i >= whole})
+	}
+	for _, row := range rows {
+		for i := range row {
+			row[i] = clean(row[i])
+		}
+		t.add(row...)
+	}
+	return t.write(w, width)
+}
+
+// write prints the table. Lines fit the limit unless what may not be cut is longer; 0 is no limit.
+func (t *table) write(w io.Writer, limit int) error {
 	t.dropEmpty()
-	widths := t.widths()
+	widths := t.widths(limit)
 	var b strings.Builder
 	head := make([]string, len(t.columns))
 	for i, c := range t.columns {
@@ -67,7 +83,7 @@ const (
 	leastWords = 24
 )
 
-func (t *table) widths() []int {
+func (t *table) widths(limit int) []int {
 	widths := make([]int, len(t.columns))
 	for i, c := range t.columns {
 		widths[i] = width(c.name)
@@ -75,74 +91,70 @@ func (t *table) widths() []int {
 			widths[i] = max(widths[i], width(row[i]))
 		}
 	}
+	if limit <= 0 {
+		return widths
+	}
 	// Sentences give way first, then the widest of the others, then sentences again.
-	last := len(t.columns) - 1
-	squeeze := func(least int) {
-		if over := t.over(widths); over > 0 && last >= 0 && t.columns[last].words {
-			widths[last] = max(widths[last]-over, min(least, widths[last]))
-		}
-	}
-	squeeze(goodWords)
-	defer squeeze(leastWords)
-	for over := t.over(widths); over > 0; over = t.over(widths) {
-		widest := -1
-		for i, c := range t.columns {
-			if c.most > 0 && widths[i] > c.most && (widest < 0 || widths[i]-c.most > widths[widest]-t.columns[widest].most) {
-				widest = i
+	words := func(least int) func(column) int {
+		return func(c column) int {
+			if c.words {
+				return least
 			}
+			return 0
 		}
-		if widest < 0 {
-			break
-		}
-		widths[widest] = max(widths[widest]-over, t.columns[widest].most)
 	}
+	t.squeeze(widths, limit, words(goodWords))
+	t.squeeze(widths, limit, func(c column) int { return c.most })
+	t.squeeze(widths, limit, words(leastWords))
 	return widths
 }
 
-// over is by how much a line is too long.
-func (t *table) over(widths []int) int {
-	sum := len(gap) * (len(widths) - 1)
-	for _, w := range widths {
-		sum += w
+// squeeze narrows columns down to their least width, the one that is furthest above it first, until a line fits. 0 leaves a column whole.
+func (t *table) squeeze(widths []int, limit int, least func(column) int) {
+	for {
+		over := len(gap)*(len(widths)-1) - limit
+		widest, spare := 0, 0
+		for i, c := range t.columns {
+			over += widths[i]
+			if n := least(c); n > 0 && widths[i]-n > spare {
+				widest, spare = i, widths[i]-n
+			}
+		}
+		if over <= 0 || spare == 0 {
+			return
+		}
+		widths[widest] -= min(over, spare)
 	}
-	return sum - lineWidth
 }
 
+// line prints one row; sentences may make it several lines.
 func (t *table) line(b *strings.Builder, widths []int, cells []string) {
-	indent := 0
-	var text strings.Builder
+	texts, height := make([][]string, len(cells)), 1
 	for i, c := range t.columns {
-		if i > 0 {
-			text.WriteString(gap)
-			indent += len(gap)
-		}
+		texts[i] = []string{middle(cells[i], widths[i])}
 		if c.words {
-			continue // the last
+			texts[i] = wrap(cells[i], widths[i])
 		}
-		cell := cells[i]
-		if width(cell) > widths[i] {
-			cell = middle(cell, widths[i])
-		}
-		pad := strings.Repeat(" ", widths[i]-width(cell))
-		if c.right {
-			cell = pad + cell
-		} else {
-			cell += pad
-		}
-		text.WriteString(cell)
-		indent += widths[i]
+		height = max(height, len(texts[i]))
 	}
-	last := len(t.columns) - 1
-	if last < 0 || !t.columns[last].words {
+	for n := range height {
+		var text strings.Builder
+		for i, c := range t.columns {
+			if i > 0 {
+				text.WriteString(gap)
+			}
+			cell := ""
+			if n < len(texts[i]) {
+				cell = texts[i][n]
+			}
+			pad := strings.Repeat(" ", max(widths[i]-width(cell), 0))
+			if c.right {
+				text.WriteString(pad + cell)
+			} else {
+				text.WriteString(cell + pad)
+			}
+		}
 		b.WriteString(strings.TrimRight(text.String(), " ") + "\n")
-		return
-	}
-	for n, words := range wrap(cells[last], max(widths[last], 1)) {
-		if n == 0 {
-			b.WriteString(strings.TrimRight(text.String()+words, " ") + "\n")
-			continue
-		}
-		b.WriteString(strings.Repeat(" ", indent) + words + "\n")
 	}
 }
 
@@ -156,14 +168,19 @@ func (s *sheet) add(name, value string) {
 	}
 }
 
-func (s *sheet) write(w io.Writer) error {
+// write prints the sheet, in lines of at most limit characters; 0 is no limit.
+func (s *sheet) write(w io.Writer, limit int) error {
 	widest := 0
 	for _, f := range s.facts {
 		widest = max(widest, width(f[0]))
 	}
+	room := 0
+	if limit > 0 {
+		room = max(limit-widest-len(gap), leastWords)
+	}
 	var b strings.Builder
 	for _, f := range s.facts {
-		for n, line := range wrap(f[1], lineWidth-widest-len(gap)) {
+		for n, line := range wrap(f[1], room) {
 			name := f[0]
 			if n > 0 {
 				name = ""

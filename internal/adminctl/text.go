@@ -9,8 +9,13 @@ import (
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
-// lineWidth is what every table and report fits into: half of a wide terminal, and what a pager or a chat keeps whole.
-const lineWidth = 100
+// A page is a report for lines of a width; 0 is any.
+type page struct {
+	strings.Builder
+	width int
+}
+
+func (c *ctl) page() *page { return &page{width: c.Width()} }
 
 // clean is wire.CleanText: what a gateway, a provider or a colleague wrote cannot move the terminal's cursor, nor begin a line of its
 // own (threats.md, log injection).
@@ -67,8 +72,11 @@ func middle(s string, limit int) string {
 	return string(runes[:limit-1-tail]) + "…" + string(runes[len(runes)-tail:])
 }
 
-// wrap breaks s into lines of at most limit characters, at spaces where there are any.
+// wrap breaks s into lines of at most limit characters, at spaces where there are any. Without a limit above 0 it is one line.
 func wrap(s string, limit int) []string {
+	if limit <= 0 {
+		return []string{strings.Join(strings.Fields(s), " ")}
+	}
 	var lines []string
 	line := ""
 	for word := range strings.FieldsSeq(s) {

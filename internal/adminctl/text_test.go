@@ -124,17 +124,54 @@ func TestTablesFit(t *testing.T) {
 	tb.add("k7qw-3m9p", "corp:"+strings.Repeat("x", 50)+"@corp.example", "7", "", strings.Repeat("Ask the help desk. ", 10))
 	tb.add("k7qw-3m9q", "corp:ada@corp.example", "12,345", "", "")
 	var out bytes.Buffer
-	if err := tb.write(&out); err != nil {
+	if err := tb.write(&out, 100); err != nil {
 		t.Fatal(err)
 	}
 	text := out.String()
 	for line := range strings.Lines(text) {
-		if line = strings.TrimSuffix(line, "\n"); width(line) > lineWidth || strings.HasSuffix(line, " ") {
+		if line = strings.TrimSuffix(line, "\n"); width(line) > 100 || strings.HasSuffix(line, " ") {
 			t.Errorf("line of %d characters: %q", width(line), line)
 		}
 	}
 	if strings.Contains(text, "EMPTY") || !strings.Contains(text, "k7qw-3m9q") || strings.Count(strings.Join(strings.Fields(text), " "), "Ask the help desk.") != 10 {
 		t.Errorf("printed\n%s", text)
+	}
+	out.Reset() // to a file or a pipe: one line for each row, whole
+	if err := tb.write(&out, 0); err != nil {
+		t.Fatal(err)
+	}
+	if text = out.String(); strings.Count(text, "\n") != 3 || !strings.Contains(text, strings.Repeat("x", 50)) || strings.Contains(text, "…") {
+		t.Errorf("printed\n%s", text)
+	}
+}
+
+// Several columns of sentences share the lines of a row; what is no terminal gets each row on one line.
+func TestList(t *testing.T) {
+	print := func(width int) string {
+		var out bytes.Buffer
+		err := List(&out, width, []string{"NAME", "ACCESS", "DESCRIPTION"}, 1, [][]string{
+			{"payroll", "no: " + strings.Repeat("Salaries are for accounting. ", 3), strings.Repeat("What people earn. ", 4)},
+			{"wiki", "yes", "Team\x1b[2J wiki"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	text := print(80)
+	for line := range strings.Lines(text) {
+		if width(line) > 81 {
+			t.Errorf("line of %d characters: %q", width(line), line)
+		}
+	}
+	if n := strings.Count(text, "\n"); n < 4 || strings.Contains(text, "\x1b") {
+		t.Errorf("%d lines:\n%s", n, text)
+	}
+	if text = print(0); strings.Count(text, "\n") != 3 {
+		t.Errorf("printed\n%s", text)
+	}
+	if n := LineWidth(new(bytes.Buffer)); n != 0 {
+		t.Errorf("the width of a buffer is %d", n)
 	}
 }
 

@@ -81,13 +81,14 @@ type world struct {
 	address  string // where it listens
 	self     string // likewise, for people's own requests
 	terminal bool
+	width    int // of the terminal
 	ticks    atomic.Int64
 	api      *admin.API
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, sessions: map[string]auth.SessionID{}, serials: map[string]auth.Serial{}}
+	w := &world{t: t, width: 100, sessions: map[string]auth.SessionID{}, serials: map[string]auth.Serial{}}
 	var err error
 	w.store, err = store.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "culvert.db"), store.Options{
 		TrustDomain: "corp.example", Logger: slog.New(slog.DiscardHandler), Clock: w.tick,
@@ -339,6 +340,7 @@ func (w *world) typed(in string, args ...string) ran {
 	cfg := adminctl.Config{
 		In: strings.NewReader(in), Out: io.MultiWriter(&out, &screen), Err: io.MultiWriter(&errOut, marked{&screen}), Program: "culvert", Now: func() time.Time { return night },
 		JSON: func() bool { return json }, Terminal: func() bool { return w.terminal },
+		Width: func() int { return w.width },
 		Connect: func(context.Context) (adminctl.Connection, error) {
 			return adminctl.Connection{Dial: func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", address) }}, nil
 		},
