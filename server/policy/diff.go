@@ -109,10 +109,14 @@ func Diff(old, new *Set, known []*Subject, now time.Time) Difference {
 // Bounds of a difference: grants that are worked out, and those that are listed. A file of a few hundred kilobytes can make a hundred million.
 const (
 	maxCompared = 20_000_000
+	maxReach    = 2_000_000 // of one subject, all of which are in memory at once
 	maxChanges  = 500_000
+	maxTold     = 64 << 20 // bytes of the conditions in them
 )
 
-func (d *differ) full() bool { return d.compared > maxCompared || d.listed > maxChanges }
+func (d *differ) full() bool {
+	return d.cut || d.compared > maxCompared || d.listed > maxChanges || d.text > maxTold
+}
 
 func versionOf(s *Set) string {
 	if s == nil {
@@ -127,7 +131,9 @@ type differ struct {
 	several  bool   // more than one provider
 	provider string // the only one, if known
 
-	compared, listed int // grants so far
+	compared, listed int  // grants so far
+	text             int  // bytes of their conditions
+	cut              bool // one subject was too much
 }
 
 func newDiffer(old, new *Set, now time.Time) *differ {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"maps"
 	"slices"
 	"strings"
@@ -20,9 +21,13 @@ func (s side) grantsOf(m match) map[int32]grant {
 			s.collect(grants, i, s.set.rules[i].deny, true)
 		}
 	}
+	var raw, last grant // of the service before: many are named alike, by a tag or "*"
 	for svc, g := range grants {
-		g.normalize()
-		grants[svc] = g
+		if !g.equal(raw) {
+			raw, last = g, g
+			last.normalize()
+		}
+		grants[svc] = last
 	}
 	return grants
 }
@@ -120,7 +125,11 @@ func (s side) meaningsOf(sub *Subject) string {
 
 // compare returns the grants of one person that differ, by service. Those for which skip holds are left out.
 func (d *differ) compare(sub *Subject, skip map[string]GrantChange) []GrantChange {
-	if d.compared += d.old.reach(sub) + d.new.reach(sub); d.full() {
+	reach := d.old.reach(sub) + d.new.reach(sub)
+	if d.compared += reach; reach > maxReach {
+		d.cut = true
+	}
+	if d.full() {
 		return nil
 	}
 	old, new := d.old.access(sub), d.new.access(sub)
@@ -132,6 +141,9 @@ func (d *differ) compare(sub *Subject, skip map[string]GrantChange) []GrantChang
 		if was.equal(is) {
 			continue
 		}
+		if d.full() {
+			break
+		}
 		c := GrantChange{Service: name, Change: Changed, Old: was.String(), New: is.String()}
 		switch {
 		case c.Old == "":
@@ -142,6 +154,7 @@ func (d *differ) compare(sub *Subject, skip map[string]GrantChange) []GrantChang
 		if skip[name] != c {
 			changes = append(changes, c)
 		}
+		d.text += len(c.Old) + len(c.New)
 	}
 	return changes
 }
@@ -149,7 +162,7 @@ func (d *differ) compare(sub *Subject, skip map[string]GrantChange) []GrantChang
 // users compares the grants of known people. People whom the same rules match share the work.
 func (d *differ) users(known []*Subject) []SubjectChange {
 	list := []SubjectChange{}
-	cache := make(map[string][]GrantChange)
+	cache := make(map[[sha256.Size]byte][]GrantChange)
 	for _, sub := range known {
 		if sub == nil || d.full() {
 			continue
@@ -158,11 +171,13 @@ func (d *differ) users(known []*Subject) []SubjectChange {
 		if old == new {
 			continue
 		}
-		key := old + "\n" + new
+		key := sha256.Sum256([]byte(old + "\n" + new))
 		changes, ok := cache[key]
 		if !ok {
 			changes = d.compare(sub, nil)
 			cache[key] = changes
+		} else {
+			d.text += textOf(changes) // told once more
 		}
 		if d.listed += len(changes); len(changes) > 0 {
 			list = append(list, SubjectChange{Kind: SubjectUser, Name: nameOf(sub.id), User: sub.id.UserID(), Grants: changes})
@@ -170,6 +185,13 @@ func (d *differ) users(known []*Subject) []SubjectChange {
 	}
 	sortSubjects(list)
 	return list
+}
+
+func textOf(changes []GrantChange) (bytes int) {
+	for _, c := range changes {
+		bytes += len(c.Old) + len(c.New)
+	}
+	return bytes
 }
 
 // nameOf names somebody so that a rule could: by the e-mail address, else by the provider's identifier.

@@ -96,7 +96,8 @@ type grant struct {
 func (g *grant) normalize() {
 	g.deny = widest(g.deny)
 	g.allow = slices.DeleteFunc(widest(g.allow), func(a terms) bool {
-		return slices.ContainsFunc(g.deny, func(d terms) bool { return d.covers(a) })
+		return slices.ContainsFunc(mayCover(g.deny, a), func(d terms) bool { return d.covers(a) }) ||
+			slices.ContainsFunc(mayCover(g.deny, terms{}), func(d terms) bool { return d.covers(a) })
 	})
 	if len(g.allow) == 0 {
 		g.deny = nil
@@ -109,12 +110,23 @@ func widest(list []terms) []terms {
 	slices.SortFunc(list, terms.compare)
 	list = slices.Compact(list)
 	var kept []terms
-	for i, t := range list {
-		if !slices.ContainsFunc(slices.Concat(list[:i], list[i+1:]), func(o terms) bool { return o.covers(t) }) {
+	for _, t := range list {
+		other := func(o terms) bool { return o != t && o.covers(t) }
+		if !slices.ContainsFunc(mayCover(list, t), other) && !slices.ContainsFunc(mayCover(list, terms{}), other) {
 			kept = append(kept, t)
 		}
 	}
 	return kept
+}
+
+// mayCover returns those of a sorted list with the condition of t: they, and those without any, are all that can cover it.
+func mayCover(list []terms, t terms) []terms {
+	first, _ := slices.BinarySearchFunc(list, t.when, func(o terms, when string) int { return strings.Compare(o.when, when) })
+	end := first
+	for end < len(list) && list[end].when == t.when {
+		end++
+	}
+	return list[first:end]
 }
 
 func (g grant) equal(other grant) bool {
