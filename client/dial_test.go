@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -11,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/culvert-vpn/culvert/client/status"
+	"github.com/culvert-vpn/culvert/tunnel"
 )
 
 // lineServer sends "hello" to whoever connects.
@@ -235,5 +239,14 @@ func TestThreatEndlessProxyAnswer(t *testing.T) {
 	}
 	if n := <-wrote; n > 16<<20 {
 		t.Errorf("%d MiB were taken", n>>20)
+	}
+}
+
+// A balancer with nobody behind it takes the connection and closes it: the person reads that, and who may be at fault.
+func TestHandshakeThatIsHungUp(t *testing.T) {
+	var c Client
+	v := c.explain(nil, fmt.Errorf("connect: %w", fmt.Errorf("%w: %w", tunnel.ErrHandshake, io.EOF)))
+	if v.state != status.Reconnecting || v.reason != "the connection was closed during the handshake" || !strings.Contains(v.remedy, "no gateway behind it") {
+		t.Errorf("%+v", v)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/culvert-vpn/culvert/auth/oidc"
 	"github.com/culvert-vpn/culvert/client/status"
 	"github.com/culvert-vpn/culvert/internal/neterr"
+	"github.com/culvert-vpn/culvert/tunnel"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
 
@@ -45,6 +47,8 @@ func (c *Client) explain(login *Login, err error) verdict {
 		if !c.reject(login) {
 			v.state, v.remedy, v.next = status.Terminated, "run `culvert login`", nextRest
 		}
+	case hungUp(err):
+		v.remedy = "it may be a load balancer with no gateway behind it: ask whether the gateway is up"
 	case isTimeout(err) && !c.proxied(login):
 		v.remedy = "if this network needs a proxy, set HTTPS_PROXY; else ask whether the gateway is up"
 	}
@@ -156,6 +160,11 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &t) && t.Timeout()
 }
 
+// hungUp reports that whoever took a connection closed it in the TLS handshake without a word.
+func hungUp(err error) bool {
+	return errors.Is(err, tunnel.ErrHandshake) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF))
+}
+
 // Reason says in words what went wrong, without the layers that wrapped it.
 func Reason(err error) string { return plain(err) }
 
@@ -180,6 +189,8 @@ func plain(err error) string {
 		return "connection reset"
 	case errors.Is(err, os.ErrDeadlineExceeded), isTimeout(err):
 		return "no answer"
+	case hungUp(err):
+		return "the connection was closed during the handshake"
 	case errors.As(err, &alert):
 		return alert.Error()
 	default:

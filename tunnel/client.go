@@ -23,7 +23,7 @@ func Client(ctx context.Context, raw net.Conn, conf *tls.Config, cfg ClientConfi
 	tc := tls.Client(sock, conf)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		_ = sock.Close()
-		return nil, fmt.Errorf("tunnel handshake: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrHandshake, err)
 	}
 	s, err := newSession(sock, tc, cfg.common(), false)
 	if err != nil {

@@ -85,6 +85,8 @@ func (l Limits) withDefaults() Limits {
 var (
 	// ErrClosed is the end of a session, or of a stream, that was closed on this side.
 	ErrClosed = errors.New("tunnel: closed")
+	// ErrHandshake: a connection was there, and the TLS handshake on it failed.
+	ErrHandshake = errors.New("tunnel handshake")
 	// ErrLost is wrapped by the end of a session, and of its streams, whose connection broke without a word of the peer.
 	ErrLost = errors.New("connection lost")
 	// ErrDead is wrapped by the end of a session whose peer was not heard for 10 s, or took nothing for 60 s.

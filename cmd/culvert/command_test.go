@@ -216,3 +216,17 @@ func TestFreshLogin(t *testing.T) {
 		}
 	}
 }
+
+// A gateway does not know the person's zone; what it says of moments is printed as everything else is.
+func TestMomentsOfAGatewayAreLocal(t *testing.T) {
+	at := time.Date(2026, 7, 14, 21, 30, 0, 0, time.UTC)
+	var out bytes.Buffer
+	a := &app{streams: streams{err: &out}}
+	a.report(&enroll.Problem{Code: enroll.CodeLocked, Detail: "locked", Remedy: "the lock ends at " + at.Format(time.RFC3339)})
+	if want := "hint: the lock ends at " + at.Local().Format("2006-01-02 15:04") + "\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("printed %q, want %q", out.String(), want)
+	}
+	if got := localTimes("2026-99-99T00:00:00Z x"); got != "2026-99-99T00:00:00Z x" {
+		t.Errorf("made %q of what is no time", got)
+	}
+}

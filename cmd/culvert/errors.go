@@ -5,9 +5,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
+	"syscall"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -23,6 +28,7 @@ import (
 	"github.com/culvert-vpn/culvert/client/login"
 	"github.com/culvert-vpn/culvert/client/status"
 	"github.com/culvert-vpn/culvert/internal/adminctl"
+	"github.com/culvert-vpn/culvert/internal/neterr"
 	"github.com/culvert-vpn/culvert/tunnel"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -108,7 +114,7 @@ func exitCode(err error) int {
 		return exitError
 	case errors.Is(err, tunnel.ErrLost):
 		return exitGateway
-	case unreachable(err):
+	case unreachable(err), hungUp(err), plainHTTP(err):
 		return exitGateway
 	default:
 		return exitError
@@ -190,6 +196,18 @@ func unreachable(err error) bool {
 	return errors.As(err, &dns) || errors.As(err, &op) && op.Op == "dial" || errors.As(err, &request) && request.Timeout()
 }
 
+// plainHTTP reports that a server without TLS answered.
+func plainHTTP(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record)
+}
+
+// hungUp reports that a request for the gateway found a connection, and nobody who answers.
+func hungUp(err error) bool {
+	var request *url.Error
+	return errors.As(err, &request) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || neterr.Is(err, syscall.ECONNRESET))
+}
+
 // report prints an error with its hint and reference.
 func (a *app) report(err error) {
 	var silent *quietError
@@ -197,14 +215,28 @@ func (a *app) report(err error) {
 	if errors.As(err, &silent) || errors.As(err, &admin) && admin.Quiet() {
 		return
 	}
-	fmt.Fprintf(a.err, "culvert: %s\n", lowerFirst(wire.CleanText(message(err))))
+	fmt.Fprintf(a.err, "culvert: %s\n", lowerFirst(wire.CleanText(localTimes(message(err)))))
 	hint, reference := hintFor(err)
 	if hint != "" {
-		fmt.Fprintf(a.err, "hint: %s\n", wire.CleanText(hint))
+		fmt.Fprintf(a.err, "hint: %s\n", wire.CleanText(localTimes(hint)))
 	}
 	if reference != "" {
 		fmt.Fprintf(a.err, "reference: %s\n", reference)
 	}
+}
+
+// gatewayTime is a moment in the text of a gateway, which does not know the person's zone.
+var gatewayTime = regexp.MustCompile(`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
+
+// localTimes writes such moments as everything else here is written.
+func localTimes(text string) string {
+	return gatewayTime.ReplaceAllStringFunc(text, func(s string) string {
+		at, err := time.Parse(time.RFC3339, s)
+		if err != nil {
+			return s
+		}
+		return at.Local().Format("2006-01-02 15:04")
+	})
 }
 
 func message(err error) string {
@@ -250,6 +282,10 @@ func networkText(err error) string {
 	switch {
 	case unreachable(err):
 		return where + " cannot be reached: " + client.Reason(err)
+	case plainHTTP(err):
+		return where + " answers, but not with HTTPS"
+	case hungUp(err):
+		return where + " closed the connection during the handshake"
 	case errors.As(err, &certificate):
 		return "the HTTPS certificate of " + where + " is not trusted: " + certificate.Err.Error()
 	case errors.Is(err, mtls.ErrFingerprint):

@@ -9,6 +9,9 @@ import (
 	"github.com/culvert-vpn/culvert/internal/neterr"
 )
 
+// noGatewayBehind is for a balancer that takes connections whether or not it can pass them on.
+const noGatewayBehind = "it may be a load balancer with no gateway behind it: try again in a moment, and ask whether the gateway is up"
+
 // networkHint knows the usual trouble on the way to a gateway.
 func networkHint(err error) string {
 	var (
@@ -23,6 +26,10 @@ func networkHint(err error) string {
 		return "use the name that the gateway's certificate carries"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "check this computer's clock and the gateway's certificate"
+	case plainHTTP(err):
+		return "check the port: a gateway speaks HTTPS; this may be its port for metrics, or another server"
+	case hungUp(err):
+		return noGatewayBehind
 	case unreachable(err) && os.Getenv("HTTPS_PROXY") == "" && os.Getenv("https_proxy") == "":
 		return "check the address and the network; if this network needs a proxy, set HTTPS_PROXY"
 	case unreachable(err):

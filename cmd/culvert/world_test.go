@@ -54,6 +54,8 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 //	fakegate version      a discovery document of protocol version 2 only
 //	fakegate web          a web page
 //	fakegate noprovider   a discovery document whose provider cannot be reached
+//	fakegate plain        a web page without TLS
+//	fakegate hangup       nothing: each connection is closed at once
 //	fakegate liar         a discovery document whose provider names another issuer
 func fakeGate(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
@@ -65,6 +67,10 @@ func fakeGate(ts *testscript.TestScript, neg bool, args []string) {
 	}))
 	ts.Defer(provider.Close)
 	issuer := map[string]string{"liar": provider.URL, "noprovider": "http://127.0.0.1:1"}[args[0]]
+	if args[0] == "hangup" {
+		ts.Setenv("GATEWAY", "https://"+hangUp(ts))
+		return
+	}
 	gate := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if args[0] == "web" {
 			fmt.Fprint(w, "<h1>welcome</h1>")
@@ -74,12 +80,40 @@ func fakeGate(ts *testscript.TestScript, neg bool, args []string) {
 		fmt.Fprint(w, discovery(args[0], issuer))
 	}))
 	gate.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	if args[0] == "plain" {
+		gate.Start()
+		ts.Defer(gate.Close)
+		ts.Setenv("GATEWAY", strings.Replace(gate.URL, "http:", "https:", 1))
+		return
+	}
 	gate.StartTLS()
 	ts.Defer(gate.Close)
 	ts.Setenv("GATEWAY", gate.URL)
 	ts.Setenv("FINGERPRINT", string(auth.FingerprintOf(gate.Certificate().Raw)))
 	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: gate.Certificate().Raw})
 	ts.Check(os.WriteFile(ts.MkAbs("ca.pem"), block, 0o600))
+}
+
+// hangUp closes each connection at once, as a balancer does that has nobody to pass it on to.
+func hangUp(ts *testscript.TestScript) string {
+	l := listenLoopback(ts)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Read(make([]byte, 4096))
+			_ = conn.Close()
+		}
+	}()
+	ts.Defer(func() {
+		_ = l.Close()
+		<-done
+	})
+	return l.Addr().String()
 }
 
 func discovery(kind, issuer string) string {
