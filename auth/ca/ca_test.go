@@ -546,6 +546,7 @@ func TestSignRefuses(t *testing.T) {
 	must(t, os.Remove(filepath.Join(offline, rootKeyFile)))
 	for name, try := range map[string]func() ([]byte, error){
 		"own key":       func() ([]byte, error) { return Sign(first, own, "gw-3") },
+		"other name":    func() ([]byte, error) { return Sign(first, csr, "gw-3") },
 		"bad name":      func() ([]byte, error) { return Sign(first, csr, "../gw") },
 		"no root key":   func() ([]byte, error) { return Sign(offline, csr, "gw-2") },
 		"no authority":  func() ([]byte, error) { return Sign(t.TempDir(), csr, "gw-2") },

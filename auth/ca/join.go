@@ -15,6 +15,7 @@ import (
 
 	"github.com/culvert-vpn/culvert/auth"
 	"github.com/culvert-vpn/culvert/internal/durable"
+	"github.com/culvert-vpn/culvert/internal/plaintext"
 )
 
 // Request makes an issuing key in dir, on the gateway that will use it, and returns a certificate request (PEM)
@@ -70,6 +71,9 @@ func Sign(dir string, csrPEM []byte, id auth.GatewayID) (chainPEM []byte, err er
 	if !rootKey.PublicKey.Equal(roots[0].PublicKey) {
 		return nil, fmt.Errorf("%s does not belong to %s", filepath.Join(dir, rootKeyFile), rootCertFile)
 	}
+	if err := refuseOtherName(csrPEM, id); err != nil {
+		return nil, err
+	}
 	if err := refuseOwnKeys(dir, roots, pub); err != nil {
 		return nil, err
 	}
@@ -82,6 +86,22 @@ func Sign(dir string, csrPEM []byte, id auth.GatewayID) (chainPEM []byte, err er
 		return nil, err
 	}
 	return encodeCerts(append([]*x509.Certificate{issuing}, roots...)...), nil
+}
+
+// refuseOtherName finds a mix-up of requests. The name in a request is no authority, and one without a name is signed.
+func refuseOtherName(csrPEM []byte, id auth.GatewayID) error {
+	ders, err := decodePEM(csrPEM, csrBlock, 1)
+	if err != nil {
+		return fmt.Errorf("certificate request: %w", err)
+	}
+	csr, err := x509.ParseCertificateRequest(ders[0])
+	if err != nil {
+		return fmt.Errorf("certificate request: %w", err)
+	}
+	if name := csr.Subject.CommonName; name != "" && name != string(id) {
+		return fmt.Errorf("sign: the request was made for gateway %q, not for %q: sign it under its own name, or make another one there", plaintext.Clip(name, 64), id)
+	}
+	return nil
 }
 
 // refuseOwnKeys keeps two gateways from sharing a key.
