@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/culvert-vpn/culvert/internal/adminctl"
 	"github.com/culvert-vpn/culvert/server"
 	"github.com/culvert-vpn/culvert/server/audit"
 )
@@ -92,6 +96,9 @@ func (p *program) auditVerify(ctx context.Context, f verifyFlags) error {
 	}
 	opts.Progress = p.progress("verified")
 	report, err := audit.Verify(ctx, dir, opts)
+	if err != nil && f.key == "" && missing(filepath.Join(dir, audit.PublicFile)) && !missing(dir) {
+		return &adminctl.Error{Code: exitError, Message: "there is no " + audit.PublicFile + " in " + dir, Hint: "name a copy of it that was kept elsewhere with --key", Err: err}
+	}
 	if err != nil {
 		return err
 	}
@@ -102,6 +109,11 @@ func (p *program) auditVerify(ctx context.Context, f verifyFlags) error {
 		return exitCode(exitError)
 	}
 	return nil
+}
+
+func missing(path string) bool {
+	_, err := os.Stat(path)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 func (f verifyFlags) options() (opts audit.VerifyOptions, err error) {
@@ -166,7 +178,7 @@ func verifyText(r audit.Report, f verifyFlags) string {
 		fmt.Fprintf(&b, "NOT WHOLE: %s\n", r.Faults[0])
 		return b.String()
 	}
-	fmt.Fprintf(&b, "whole: %d records in %d logs, keys from %s\n", r.Records, len(r.Logs), r.Keys)
+	fmt.Fprintf(&b, "whole: %d records in %d logs, keys from %s\n", r.Records, len(r.Logs), keysFrom(r, f))
 	if len(f.checkpoints) == 0 && !f.database {
 		b.WriteString("not shown: whether this is an old copy, or its end was cut. That takes --checkpoint or --database\n")
 	}
@@ -174,6 +186,14 @@ func verifyText(r audit.Report, f verifyFlags) string {
 		b.WriteString("not shown: whether all of it was written anew with another key. That takes --key\n")
 	}
 	return b.String()
+}
+
+// keysFrom says whose keys the verification believed.
+func keysFrom(r audit.Report, f verifyFlags) string {
+	if f.key != "" {
+		return f.key
+	}
+	return r.Keys
 }
 
 // progress tells on standard error how far a long run is, every few seconds.

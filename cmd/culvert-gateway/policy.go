@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-vpn/culvert/internal/durable"
+	"github.com/culvert-vpn/culvert/internal/strictconf"
 	"github.com/culvert-vpn/culvert/server/policy"
 )
 
@@ -47,6 +48,7 @@ type policyReport struct {
 type policyFailure struct {
 	Test   string `json:"test"`
 	Line   int    `json:"line"`
+	Column int    `json:"column,omitempty"`
 	Target string `json:"target"`
 	Want   string `json:"want"`
 	Got    string `json:"got"`
@@ -104,7 +106,15 @@ func (p *program) policyCheck(cmd *cobra.Command, file string) error {
 }
 
 func (p *program) policyRefused(r policyReport, err error) error {
-	if !p.json {
+	var faults *strictconf.Error
+	switch {
+	case p.json:
+	case errors.As(err, &faults): // as compilers do, so that editors find the place
+		for _, line := range lines(err) {
+			fmt.Fprintln(p.err, line)
+		}
+		return exitCode(exitError)
+	default:
 		return err
 	}
 	r.OK, r.Errors = false, lines(err)
@@ -153,7 +163,7 @@ func (p *program) policyFailed(r policyReport, failed *policy.TestError) error {
 	for _, f := range failed.Failures {
 		d := failure(f)
 		r.Failures = append(r.Failures, d)
-		fmt.Fprintf(&b, "%s:%d: test %q\n  target  %s\n  want    %s\n  got     %s\n", r.File, d.Line, d.Test, d.Target, d.Want, d.Got)
+		fmt.Fprintf(&b, "%s:%d:%d: test %q\n  target  %s\n  want    %s\n  got     %s\n", r.File, d.Line, d.Column, d.Test, d.Target, d.Want, d.Got)
 		if d.Rule != "" {
 			fmt.Fprintf(&b, "  rule    %s\n", d.Rule)
 		}
@@ -169,6 +179,6 @@ func (p *program) policyFailed(r policyReport, failed *policy.TestError) error {
 }
 
 func failure(f policy.Failure) policyFailure {
-	return policyFailure{Test: f.Test, Line: f.Pos.Line, Target: f.Target, Want: string(f.Want), Got: string(f.Got()),
+	return policyFailure{Test: f.Test, Line: f.Pos.Line, Column: f.Pos.Column, Target: f.Target, Want: string(f.Want), Got: string(f.Got()),
 		Rule: f.Decision.Rule, Reason: f.Decision.Reason}
 }
