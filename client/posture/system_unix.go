@@ -86,6 +86,9 @@ func (thisMachine) run(ctx context.Context, program string, args ...string) (str
 
 // find looks a program up in the system's folders.
 func find(program string) string {
+	if program == "" || program != filepath.Base(program) {
+		return ""
+	}
 	for _, dir := range programDirs {
 		path := filepath.Join(dir, program)
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
