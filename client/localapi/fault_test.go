@@ -3,6 +3,7 @@ package localapi
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"net"
 	"path/filepath"
 	"testing"
@@ -52,4 +53,41 @@ func TestFaultRunningClientDoesNotAnswer(t *testing.T) {
 	if err := c.Reload(t.Context()); err == nil {
 		t.Error("it answered")
 	}
+}
+
+// The peer says why and goes; a write that finds nobody there must not take the reason with it.
+func TestFaultReasonBehindAFailedWrite(t *testing.T) {
+	near, far := socketPair(t)
+	s := newStream(near, bufio.NewReaderSize(near, readBuffer), wire.KindTCP)
+	peer := newStream(far, bufio.NewReaderSize(far, readBuffer), wire.KindTCP)
+	refusal := &wire.Refusal{Code: wire.CodeDenied, Reason: "sales only", Reference: "k7qw-3m9p"}
+	peer.sendAbort(refusal) // and closes
+	if _, err := s.Write([]byte("early data")); err == nil {
+		t.Fatal("the write found somebody")
+	}
+	var got *wire.Refusal
+	if _, err := s.Read(make([]byte, 16)); !errors.As(err, &got) || got.Reason != refusal.Reason {
+		t.Errorf("read %v, want the refusal", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// socketPair is two ends of a Unix socket.
+func socketPair(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if near, err = net.Dial("unix", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if far, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close(); far.Close() })
+	return near, far
 }

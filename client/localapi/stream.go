@@ -8,8 +8,10 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/culvert-vpn/culvert/internal/neterr"
 	"github.com/culvert-vpn/culvert/tunnel/relay"
 	"github.com/culvert-vpn/culvert/tunnel/wire"
 )
@@ -235,9 +237,12 @@ func (s *Stream) writeFrameLocked(t wire.Type, payload []byte) (int, error) {
 		pieces = pieces[:1]
 	}
 	if n, err := pieces.WriteTo(s.Conn); err != nil {
-		// A record that was cut short cannot be continued.
+		// A record that was cut short cannot be continued. A peer that has gone may have said why before it went: that is still to
+		// be read, and then the end.
 		s.writeEnded = true
-		_ = s.Conn.Close()
+		if isTimeout(err) || !neterr.Is(err, syscall.EPIPE, syscall.ECONNRESET) {
+			_ = s.Conn.Close()
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.cause != nil {
