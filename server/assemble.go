@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -169,6 +168,7 @@ func (s *Server) auditGauges() {
 	s.metrics.gauge("culvert_audit_queued", "Records on their way to the disk.", of(func(a audit.Status) float64 { return float64(a.Queued) }))
 	s.metrics.gauge("culvert_audit_unsigned", "Records since the last signed checkpoint.", of(func(a audit.Status) float64 { return float64(a.Unsigned) }))
 	s.metrics.gauge("culvert_audit_free_bytes", "Free space for the audit log.", of(func(a audit.Status) float64 { return float64(a.Free) }))
+	s.metrics.gauge("culvert_audit_rolled_back", "1 once the database has known more of the audit log, or another one.", func() float64 { return oneIf(s.rolledBack.Load()) })
 	s.metrics.registry.MustRegister(newFeedFigures(s.feeds))
 }
 
@@ -259,9 +259,9 @@ func (s *Server) checks() []func(context.Context) Check {
 			return c.because("no OpenID provider is configured, so nobody can log in; add one under providers")
 		},
 		func(context.Context) Check {
-			down := s.providersDown()
-			c := Check{Name: "logins", OK: len(down) == 0}
-			return c.because("no answer from the OpenID provider " + strings.Join(down, ", ") + "; who has a certificate is not affected")
+			trouble := s.providerTrouble()
+			c := Check{Name: "logins", OK: trouble == ""}
+			return c.because(trouble + "; who has a certificate is not affected")
 		},
 		func(context.Context) Check {
 			c := Check{Name: "serving", Required: true, OK: !s.draining.Load()}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -100,7 +101,12 @@ func (s *Server) keepCheckpoint(c audit.Checkpoint) {
 	ctx, cancel := context.WithTimeout(context.Background(), checkpointWait)
 	defer cancel()
 	err := s.store.PutCheckpoint(ctx, store.Checkpoint{Gateway: s.authority.GatewayID(), Log: c.Log, Size: int64(c.Size), Note: c.Note})
-	if err != nil {
+	switch {
+	case errors.Is(err, store.ErrOlderCheckpoint):
+		s.rolledBack.Store(true)
+		s.log.Error("the audit log goes back behind, or differs from, what the database knows of it: an old copy was put in its place, or it was changed; run \"culvert-gateway audit verify --database\"",
+			"log", c.Log, "size", c.Size, "error", err)
+	case err != nil:
 		s.log.Warn("a checkpoint of the audit log could not be put into the database; the next one will be", "size", c.Size, "error", err)
 	}
 }

@@ -53,21 +53,22 @@ type Server struct {
 	now     func() time.Time
 	metrics *metrics
 
-	lock      *durable.FileLock
-	authority *ca.Authority
-	leaf      *ca.GatewayLeaf
-	store     *store.Store
-	audit     *audit.Log
-	feeds     *audit.Feeds // to the index and the exports
-	rules     *rules
-	registry  *session.Registry
-	dialer    *dialer.Dialer
-	newNames  chan struct{} // the policy may dial other names than before
-	learned   chan struct{} // open streams have to be decided again by what names resolve to
-	gateway   *gateway.Gateway
-	standing  *standing
-	presence  *presence
-	roles     atomic.Pointer[roleTable]
+	lock       *durable.FileLock
+	authority  *ca.Authority
+	leaf       *ca.GatewayLeaf
+	store      *store.Store
+	audit      *audit.Log
+	feeds      *audit.Feeds // to the index and the exports
+	rolledBack atomic.Bool  // the database knows more of the audit log, or another one
+	rules      *rules
+	registry   *session.Registry
+	dialer     *dialer.Dialer
+	newNames   chan struct{} // the policy may dial other names than before
+	learned    chan struct{} // open streams have to be decided again by what names resolve to
+	gateway    *gateway.Gateway
+	standing   *standing
+	presence   *presence
+	roles      atomic.Pointer[roleTable]
 
 	administration *administration
 	providers      []*provider
