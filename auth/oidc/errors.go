@@ -17,6 +17,8 @@ var (
 	// ErrUnavailable: the provider could not be asked (network, time-out, 5xx, nonsense in place of an answer).
 	// Nothing is known about the person; try again later.
 	ErrUnavailable = errors.New("the provider is unavailable")
+	// ErrIssuer: what answers calls itself another issuer than the configured one. Only another setting helps.
+	ErrIssuer = errors.New("issuer mismatch")
 	// ErrPending: the person has not finished a device login yet.
 	ErrPending = errors.New("authorization pending")
 	// ErrSlowDown: like ErrPending, and the interval grows by 5 s (RFC 8628 section 3.5).

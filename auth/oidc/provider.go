@@ -81,8 +81,8 @@ func Discover(ctx context.Context, settings ClientSettings, opts Options) (*Prov
 func discoveryError(ctx context.Context, issuer string, err error) error {
 	var mismatch *gooidc.IssuerMismatchError
 	if errors.As(err, &mismatch) {
-		return fmt.Errorf("issuer mismatch: configured %q, the provider calls itself %q; they must be the same, also in the final slash",
-			issuer, cleanText(mismatch.Discovered, 300))
+		return fmt.Errorf("%w: configured %q, the provider calls itself %q; they must be the same, also in the final slash",
+			ErrIssuer, issuer, cleanText(mismatch.Discovered, 300))
 	}
 	return unavailable(ctx, "discover "+issuer, err)
 }
