@@ -230,3 +230,31 @@ func TestMomentsOfAGatewayAreLocal(t *testing.T) {
 		t.Errorf("made %q of what is no time", got)
 	}
 }
+
+// culvert up says what has become of a request, and of a fresh login, and nothing of what else changes.
+func TestTurns(t *testing.T) {
+	ask := wire.Service{Name: "vault", Requestable: time.Hour, Reason: "no rule allows it"}
+	open, ends := wire.Service{Name: "vault", Allowed: true}, wire.Service{Name: "vault", Allowed: true, Reason: "what you asked for ends at 10:00:00 UTC"}
+	for _, c := range []struct {
+		before, now wire.Service
+		want        string
+	}{
+		{ask, ask, ""},
+		{ask, open, "vault is open to you now"},
+		{open, ends, "vault: what you asked for ends at 10:00:00 UTC"},
+		{ends, ends, ""},
+		{ends, ask, "vault is no longer open to you; ask: culvert request vault --for 1h --reason …"},
+		{wire.Service{Name: "wiki"}, wire.Service{Name: "wiki", Allowed: true}, ""},
+		{wire.Service{Name: "other"}, open, ""},
+	} {
+		if got := strings.Join(turns([]wire.Service{c.before}, []wire.Service{c.now}), "|"); got != c.want {
+			t.Errorf("%+v → %+v: %q, want %q", c.before, c.now, got, c.want)
+		}
+	}
+	at := time.Now()
+	one := status.Session{ID: "s-1", AuthTime: at}
+	if !fresher(one, status.Session{ID: "s-1", AuthTime: at.Add(time.Second)}) || fresher(one, one) || fresher(status.Session{}, one) ||
+		fresher(one, status.Session{ID: "s-2", AuthTime: at.Add(time.Second)}) {
+		t.Error("a step-up is told from other logins by the session")
+	}
+}

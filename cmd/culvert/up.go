@@ -141,6 +141,8 @@ func (a *app) runUp(ctx context.Context, c *client.Client, fronts []front) error
 // showUp prints what is offered, and the state whenever it changes.
 func (a *app) showUp(ctx context.Context, c *client.Client) error {
 	var last status.Status
+	var services []wire.Service
+	var signedIn status.Session
 	offered := false
 	for s := range c.Watch(ctx) {
 		switch {
@@ -157,12 +159,46 @@ func (a *app) showUp(ctx context.Context, c *client.Client) error {
 			}
 			last = s
 		}
+		if fresher(signedIn, s.Session) {
+			a.printf("%s signed in afresh; what waited for it goes on\n", time.Now().Format("15:04:05"))
+		}
+		signedIn = s.Session
+		now := c.Services()
+		for _, line := range turns(services, now) {
+			a.printf("%s %s\n", time.Now().Format("15:04:05"), line)
+		}
+		if len(now) > 0 { // else the connection is away, and what changes meanwhile is told afterwards
+			services = now
+		}
 		if !offered && s.Works() {
 			offered = true
 			a.printOffers(s, c.Services())
 		}
 	}
 	return nil
+}
+
+// fresher reports that the same session goes on with a later login: a step-up.
+func fresher(before, now status.Session) bool {
+	return before.ID != "" && before.ID == now.ID && !before.AuthTime.IsZero() && now.AuthTime.After(before.AuthTime)
+}
+
+// turns says what has become of what can be asked for: it is open now, about to end, or over.
+func turns(before, now []wire.Service) []string {
+	var lines []string
+	for _, s := range now {
+		was, known := findService(before, s.Name)
+		switch {
+		case !known:
+		case s.Allowed && !was.Allowed && was.Requestable > 0:
+			lines = append(lines, s.Name+" is open to you now")
+		case s.Allowed && was.Allowed && s.Reason != "" && s.Reason != was.Reason:
+			lines = append(lines, s.Name+": "+s.Reason)
+		case was.Allowed && !s.Allowed && s.Requestable > 0:
+			lines = append(lines, s.Name+" is no longer open to you"+requestText(s, "; ask: "))
+		}
+	}
+	return lines
 }
 
 // warnings counts what a line about the state is printed for. A request for a fresh login is told as it comes, with its address.
