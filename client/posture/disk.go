@@ -25,17 +25,13 @@ func linuxDisk(m machine) Answer {
 		return Unknown
 	}
 	mounts := parseMounts(text)
-	folders := []string{"/"}
-	if home := m.home(); path.IsAbs(home) {
-		folders = append(folders, home)
-	}
 	var parts []Answer
-	for _, folder := range folders {
-		mt, ok := locate(m, mounts, folder)
-		if !ok {
-			return Unknown
+	for _, folder := range []string{"/", m.home()} {
+		part := Unknown
+		if mt, ok := locate(m, mounts, folder); ok {
+			part = fileSystemEncrypted(m, mt)
 		}
-		parts = append(parts, fileSystemEncrypted(m, mt))
+		parts = append(parts, part)
 	}
 	return all(parts)
 }
@@ -75,6 +71,9 @@ const maxLinks = 16
 // locate follows a folder's symbolic links to the mount that it lies on. It goes along the list of mounts and stops at one that lies on no
 // block device, without touching it: a network's file system may hang.
 func locate(m machine, mounts []mount, folder string) (mount, bool) {
+	if !path.IsAbs(folder) {
+		return mount{}, false
+	}
 	at, rest := "/", steps(folder)
 	for links := 0; links <= maxLinks; {
 		mt, ok := mountOf(mounts, at)

@@ -1,6 +1,7 @@
 package posture
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -134,6 +135,18 @@ func TestDiskEncrypted(t *testing.T) {
 				t.Errorf("disk encrypted: %d, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+// Without a home folder only a disk that is not encrypted is certain.
+func TestDiskWithoutAHomeFolder(t *testing.T) {
+	const root = "\nmount: 30 1 %s / / rw,relatime shared:1 - ext4 /dev/x rw"
+	for device, want := range map[string]Answer{"252:1": Unknown, "259:2": No} {
+		m := machineOf(lvm + fmt.Sprintf(root, device))
+		delete(m.vars, "HOME")
+		if got := linuxDisk(m); got != want {
+			t.Errorf("%s: disk encrypted: %d, want %d", device, got, want)
+		}
 	}
 }
 
