@@ -93,6 +93,10 @@ func TestFreshLoginForStreamsThatWait(t *testing.T) {
 	for _, name := range []string{"db", "wiki"} {
 		lines[name] = p.expect(`(127\.0\.0\.1:\d+) leads to ` + name)[1]
 	}
+	const asks = "asks for a fresh login (at most 15m old; yours is 1h"
+	if list, db := d.must("services"), d.must("explain", "db"); strings.Count(list, asks) != 1 || !strings.Contains(db, "you may reach it; it "+asks) {
+		t.Errorf("before the fresh login:\n%s\n%s", list, db)
+	}
 	wiki := dial(t, lines["wiki"])
 	say(t, wiki, "no question asked")
 	var waiting []net.Conn
@@ -117,6 +121,10 @@ func TestFreshLoginForStreamsThatWait(t *testing.T) {
 		if got, err := bufio.NewReader(conn).ReadString('\n'); err != nil || got != fmt.Sprintf("early %d\n", i) {
 			t.Errorf("stream %d: %q, %v", i, got, err)
 		}
+	}
+	p.expect("signed in afresh")
+	if list := d.must("services"); strings.Contains(list, asks) {
+		t.Errorf("after the fresh login:\n%s", list)
 	}
 	fmt.Fprintln(other.stdin, "through the other program")
 	other.expect("through the other program")
