@@ -193,7 +193,7 @@ func TestDeviceIsReadAfterARefusal(t *testing.T) {
 		if n, told := b.inSession(); n != 2 || told["screen_lock"] != "true" {
 			t.Errorf("told %d times, %v", n, told)
 		}
-		for range 100 { // a program that tries again and again
+		for range 90 { // a program that tries again and again
 			b.gateway.last().set(func() { b.gateway.last().refusals = []error{&wire.Refusal{Code: wire.CodeDenied, Reason: "screen"}} })
 			if _, err := b.c.Open(t.Context(), wiki, OpenOptions{Wait: true}); err == nil {
 				t.Fatal("the fake gateway let it in")
