@@ -68,9 +68,9 @@ func TestStreamsDoNotWaitForTheDeviceForEver(t *testing.T) {
 		takes time.Duration
 		want  time.Duration
 	}{
-		"nothing to add":                    {false, 0, 0},
+		"nothing to add":                    {false, time.Millisecond, time.Millisecond},
 		"nothing to add, and slow":          {false, time.Second, time.Second},
-		"a gateway that does not answer":    {true, 0, settleWait},
+		"a gateway that does not answer":    {true, time.Millisecond, settleWait},
 		"a device that cannot be read ever": {false, time.Hour, settleWait},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestDeviceIsToldWhenItChanges(t *testing.T) {
 			t.Errorf("without a change: told %d times, read %d times", n, b.read())
 		}
 		b.is("firewall", "false")
-		time.Sleep(deviceEvery)
+		time.Sleep(deviceEvery + time.Second)
 		if n, told := b.inSession(); n != 2 || told["firewall"] != "false" {
 			t.Errorf("after a change: told %d times, %v", n, told)
 		}
@@ -140,7 +140,7 @@ func TestEveryLaneIsTold(t *testing.T) {
 		}
 		defer second.Close()
 		b.is("screen_lock", "false")
-		time.Sleep(deviceEvery)
+		time.Sleep(deviceEvery + time.Second)
 		synctest.Wait()
 		for i, s := range []*fakeSession{old, b.gateway.last()} {
 			told := s.postures()
@@ -164,12 +164,12 @@ func TestMissingFactIsBelievedTheSecondTime(t *testing.T) {
 			t.Errorf("after one reading without the fact: told %d times, %v", n, told)
 		}
 		b.is("firewall", "true")
-		time.Sleep(deviceSoon)
+		time.Sleep(deviceSoon + time.Second)
 		if n, _ := b.inSession(); n != 2 || b.read() != 3 {
 			t.Errorf("after it was there again: told %d times, read %d times", n, b.read())
 		}
 		b.is("firewall", "")
-		time.Sleep(deviceEvery + deviceSoon)
+		time.Sleep(deviceEvery + deviceSoon + time.Second)
 		if n, told = b.inSession(); n != 3 || told["firewall"] != "" || told["screen_lock"] != "false" {
 			t.Errorf("after two: told %d times, %v", n, told)
 		}
@@ -190,6 +190,7 @@ func TestDeviceIsReadAfterARefusal(t *testing.T) {
 		if _, err := b.c.Open(t.Context(), wiki, OpenOptions{Wait: true}); err == nil {
 			t.Fatal("the fake gateway let it in")
 		}
+		time.Sleep(b.takes)
 		if n, told := b.inSession(); n != 2 || told["screen_lock"] != "true" {
 			t.Errorf("told %d times, %v", n, told)
 		}

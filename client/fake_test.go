@@ -416,7 +416,8 @@ func inBubble(t *testing.T, f func(t *testing.T, b *bench)) {
 	t.Helper()
 	log := testenv.Logger(t)
 	synctest.Test(t, func(t *testing.T) {
-		b := &bench{t: t, creds: &fakeCreds{}, gateway: &fakeGateway{}}
+		// The device takes a moment to read, so that it is always after Hello, which takes none here.
+		b := &bench{t: t, creds: &fakeCreds{}, gateway: &fakeGateway{}, takes: time.Millisecond}
 		b.creds.login = fakeLogin("ada", testSession, b.now(), time.Hour, 12*time.Hour)
 		b.facts = Config{Version: "1.4.0"}.atOnce().facts
 		cfg := Config{Logger: log, Now: b.now, Version: "1.4.0", Posture: b.posture}.withDefaults()
