@@ -94,7 +94,7 @@ func TestBadInputEndsInAClearError(t *testing.T) {
 		{"no fingerprint", []string{"login", g.url, "--no-browser"}, 1, []string{"--ca-fingerprint"}},
 		{"malformed fingerprint", []string{"login", g.url, "--ca-fingerprint", "abc", "--no-browser"}, 2, []string{"sha256:"}},
 		{"nobody there", []string{"login", "https://" + closed, "--no-browser"}, 5, []string{closed}},
-		{"not TLS", []string{"login", "https://" + notAGateway, "--no-browser"}, 1, []string{notAGateway}},
+		{"not TLS", []string{"login", "https://" + notAGateway, "--no-browser"}, 5, []string{notAGateway, "HTTPS"}},
 		{"plain http", []string{"login", "http://" + notAGateway, "--no-browser"}, 2, []string{"https"}},
 		{"unknown command", []string{"lgoin"}, 2, []string{"lgoin", "login"}},
 		{"unknown flag", []string{"up", "--sock", "x"}, 2, []string{"--sock"}},
