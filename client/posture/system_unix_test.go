@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/culvert-vpn/culvert/internal/testenv"
 )
 
 // Files and outputs without end are not read, and a program that hangs is ended.
@@ -66,7 +68,7 @@ func needPrograms(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		if find(name) == "" {
-			t.Skipf("no %s in the system's folders", name)
+			testenv.Missing(t, "no %s in the system's folders", name)
 		}
 	}
 }
