@@ -65,7 +65,8 @@ func (c *copier) pumpPackets(src, dst PacketConn, count *atomic.Int64, from Side
 	w := &packetWriter{dst: dst, count: count, active: &c.meter.active}
 	switch err := movePackets(w, src); {
 	case err == nil:
-		c.finished(from)
+		c.sawEnd(from)
+		c.finished()
 		c.hurry(answerTime)
 	case w.err != nil:
 		c.end(from.other(), err)

@@ -23,11 +23,12 @@ func (c *copier) pump(src, dst Conn, f *flow) {
 		c.end(by, err)
 		return
 	}
+	c.sawEnd(from)
 	if err := dst.CloseWrite(); err != nil {
 		c.end(from.other(), err)
 		return
 	}
-	if c.finished(from) {
+	if c.finished() {
 		// The other direction waits for a reset of this dst, its source; closing ends that wait.
 		_ = dst.Close()
 		return

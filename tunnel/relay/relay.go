@@ -301,15 +301,17 @@ func (c *copier) hurry(d time.Duration) {
 	}
 }
 
-// finished notes a clean end of the direction from side.
-func (c *copier) finished(side Side) (last bool) {
+// sawEnd notes the clean end of side. It comes before the end is passed on, to which the other side answers with its own.
+func (c *copier) sawEnd(side Side) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.by == SideNone {
 		c.by = side
 	}
-	return c.left.Add(-1) == 0
 }
+
+// finished counts a direction that has ended cleanly and was passed on.
+func (c *copier) finished() (last bool) { return c.left.Add(-1) == 0 }
 
 func (c *copier) result() Result {
 	c.mu.Lock()
