@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -61,13 +62,16 @@ func TestThreatManyLocks(t *testing.T) {
 		seen.locks = append(seen.locks, store.Lock{Kind: store.LockUser, Target: fmt.Sprint("somebody ", n), IssuedBefore: time.Now()})
 	}
 	seen.locks = append(seen.locks, store.Lock{Kind: store.LockUser, Target: string(last.Identity().UserID())})
-	began := time.Now()
-	if err := v.cut(t.Context(), seen); err != nil {
-		t.Fatal(err)
+	best := time.Duration(math.MaxInt64) // of three: the machine may be busy with something else
+	for range 3 {
+		began := time.Now()
+		if err := v.cut(t.Context(), seen); err != nil {
+			t.Fatal(err)
+		}
+		best = min(best, time.Since(began))
 	}
-	// Each session held against each lock would take twice as long under the race detector.
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("the cut took %s", took)
+	if best > time.Second {
+		t.Errorf("the cut took %s at best, want at most 1s", best)
 	}
 	if last.Context().Err() == nil {
 		t.Error("the lock did not cut")
